@@ -1,0 +1,181 @@
+"""The layers the backbones and heads are made of, with TensorFlow's and PyTorch's conventions side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnv2vision.errors import ConfigError
+
+Padding = Literal["symmetric", "tf"]
+Activation = Literal["relu6", "relu", "hardswish", "none"]
+Initialization = Literal["kaiming", "tf"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU, "hardswish": nn.Hardswish}
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """What all convolutions of a network have in common.
+
+    Attributes:
+        padding: "symmetric" pads k // 2 on every side (PyTorch); "tf" is TensorFlow's SAME, which pads an even
+            input only below and to the right at stride 2.
+        norm_eps: Added to the variance by batch norm; TensorFlow's MobileNets use 1e-3.
+        norm_momentum: Share of the new batch in the running statistics (TensorFlow's decay 0.997 is 0.003 here).
+        activation: After every batch norm but those of linear bottlenecks.
+    """
+
+    padding: Padding = "symmetric"
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
+    activation: Activation = "relu6"
+
+    def __post_init__(self) -> None:
+        check_choice("padding", self.padding, ("symmetric", "tf"))
+        check_choice("activation", self.activation, (*_ACTIVATIONS, "none"))
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise ConfigError with the list of valid values unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} is unknown; valid: {', '.join(map(str, choices))}")
+
+
+def make_divisible(value: float, divisor: int = 8) -> int:
+    """Round a channel count to a multiple of `divisor`, never below `divisor` nor more than 10 % down.
+
+    Source: TF-slim, research/slim/nets/mobilenet/mobilenet.py (`_make_divisible`).
+    """
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def tf_same_padding(size: Sequence[int], kernel: int, stride: int, dilation: int) -> list[int]:
+    """TensorFlow's SAME padding of an input of (height, width), as F.pad takes it: left, right, top, bottom."""
+    padding: list[int] = []
+    for length in reversed(size):
+        # (ceil(length / stride) - 1) * stride + extent of the kernel - length, in a form that exports symbolically.
+        total = dilation * (kernel - 1) + 1 - stride + (-length) % stride
+        padding += [total // 2, total - total // 2]
+    return padding
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution without bias that keeps the size at stride 1 and gives ceil(size / stride) otherwise."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        padding: Padding = "symmetric",
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False
+        )
+        self.tf_padding = padding == "tf"
+
+    def set_stride(self, stride: int, dilation: int) -> None:
+        """Change stride and dilation with the same weights (atrous convolution; DeepLab)."""
+        self.stride = (stride, stride)
+        kernel = self.kernel_size[0]
+        dilation = dilation if kernel > 1 else 1
+        self.dilation = (dilation, dilation)
+        self.padding = (dilation * (kernel // 2),) * 2
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        # At stride 1 the two conventions pad alike, so the copy that F.pad makes is paid where they differ only.
+        if self.tf_padding and self.stride[0] > 1:
+            padding = tf_same_padding(input.shape[-2:], self.kernel_size[0], self.stride[0], self.dilation[0])
+            return F.conv2d(F.pad(input, padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return super().forward(input)
+
+
+class ConvNormAct(nn.Module):
+    """Convolution, batch norm and activation: the unit that `fold_batch_norm` turns into one convolution."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        options: LayerOptions,
+        stride: int = 1,
+        groups: int = 1,
+        activation: Activation | None = None,
+    ) -> None:
+        """Build the three layers.
+
+        Args:
+            in_channels: Channels of the input.
+            out_channels: Channels of the output.
+            kernel_size: Side of the kernel, odd.
+            options: Conventions shared by the network.
+            stride: Stride of the convolution.
+            groups: `in_channels` for a depthwise convolution.
+            activation: Instead of the network's.
+        """
+        super().__init__()
+        self.stride = stride
+        self.out_channels = out_channels
+        self.conv = Conv2d(
+            in_channels, out_channels, kernel_size, stride=stride, groups=groups, padding=options.padding
+        )
+        self.norm: nn.Module = nn.BatchNorm2d(out_channels, eps=options.norm_eps, momentum=options.norm_momentum)
+        name = activation or options.activation
+        self.act: nn.Module = nn.Identity() if name == "none" else _ACTIVATIONS[name](inplace=True)
+
+    def set_stride(self, stride: int, dilation: int) -> None:
+        """See Conv2d.set_stride; `self.stride` keeps the stride of the architecture."""
+        self.conv.set_stride(stride, dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        out: Tensor = self.act(self.norm(self.conv(x)))
+        return out
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gate of MobileNetV3: mean, 1x1 to a quarter, ReLU, 1x1 back, hard sigmoid (arXiv 1905.02244, 5.3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = make_divisible(channels / 4)
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale each channel of (N, C, H, W) by a factor in 0..1."""
+        gate = self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * F.hardsigmoid(gate)
+
+
+def initialize(module: nn.Module, scheme: Initialization) -> None:
+    """Set the weights of all convolutions, linear layers and norms.
+
+    Args:
+        module: Changed in place.
+        scheme: "kaiming" is fan-out normal, as PyTorch's model zoo trains MobileNets; "tf" is the normal
+            distribution of standard deviation 0.09 truncated at two deviations (TF-slim's training scope).
+    """
+    check_choice("initialization", scheme, ("kaiming", "tf"))
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            if scheme == "tf":
+                nn.init.trunc_normal_(layer.weight, std=0.09, a=-0.18, b=0.18)
+            elif isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+            else:
+                nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
