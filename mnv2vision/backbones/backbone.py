@@ -140,6 +140,7 @@ class Backbone(nn.Module):
             if layer.expansion_only:
                 return x, None
         filtered = layer.filtered(expanded)
+        del expanded  # the widest tensor of all must not outlive the filter, while the projection runs
         return layer.bottleneck(filtered, x), filtered if layer.feeds_next_expansion else None
 
     def freeze(self, blocks: int) -> None:

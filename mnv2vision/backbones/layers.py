@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,12 +54,12 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-def tf_same_padding(size: Sequence[int], kernel: int, stride: int, dilation: int) -> list[int]:
+def tf_same_padding(size: Sequence[int], kernel: int, stride: int, dilation: int) -> list[Any]:
     """TensorFlow's SAME padding of an input of (height, width), as F.pad takes it: left, right, top, bottom."""
-    padding: list[int] = []
+    padding: list[Any] = []  # integers, or their symbols under export
     for length in reversed(size):
         # (ceil(length / stride) - 1) * stride + extent of the kernel - length, in a form that exports symbolically.
-        total = dilation * (kernel - 1) + 1 - stride + (-length) % stride
+        total = torch.sym_max(0, dilation * (kernel - 1) + 1 - stride + (-length) % stride)
         padding += [total // 2, total - total // 2]
     return padding
 

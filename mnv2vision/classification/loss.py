@@ -1,0 +1,18 @@
+"""Cross entropy with label smoothing, for hard labels and for the soft ones of mixup and CutMix."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def classification_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy of a batch.
+
+    Args:
+        logits: (N, C).
+        targets: (N,) int64 labels in 0..C-1, or (N, C) probabilities.
+        label_smoothing: Share of each target that is spread evenly over all classes; the paper's recipe has 0.1.
+
+    Returns:
+        A scalar, in float32 under mixed precision as well.
+    """
+    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)

@@ -1,0 +1,159 @@
+"""Configurations: Hydra's groups, with unknown keys and values of the wrong type refused in one line."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mnv2vision.errors import ConfigError
+
+
+def config_folder() -> Path:
+    """Where the configurations are: in the installed package, or at the top of a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def groups(command: str) -> dict[str, list[str]]:
+    """The groups a command's configuration has, with their choices."""
+    text = (config_folder() / f"{command}.yaml").read_text()
+    return {
+        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        for folder in sorted(config_folder().iterdir())
+        if folder.is_dir() and f"- {folder.name}:" in text
+    }
+
+
+def load_config(command: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Compose a command's configuration.
+
+    Args:
+        command: "train", "eval", "predict" or "convert".
+        arguments: key=value, as Hydra has them.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        ConfigError: In one line, for whatever is wrong with the arguments.
+    """
+    try:
+        overrides = OverridesParser.create().parse_overrides(list(arguments))
+    except HydraException as error:
+        raise ConfigError(f"arguments are key=value pairs: {_one_line(error)}") from error
+    choices = groups(command)
+    chosen = [item for item in overrides if item.key_or_group in choices]
+    values = [item for item in overrides if item.key_or_group not in choices]
+    for item in chosen:
+        options = [*choices[item.key_or_group], *(["null"] if item.key_or_group == "recipe" else [])]
+        if str(item.value()).replace("None", "null") not in options:
+            raise ConfigError(f"{item.key_or_group}={item.value()} is unknown; valid: {', '.join(options)}")
+    base = _compose(command, chosen)
+    resumed = _resumed_config(values) if command == "train" else None
+    if resumed is not None:
+        if chosen:
+            raise ConfigError(f"{chosen[0].input_line} cannot change a resumed run; start a new one with init_from=")
+        base = resumed
+    for item in values:
+        _check(item, base)
+    if resumed is None:
+        return _plain(_compose(command, overrides))
+    for item in values:
+        OmegaConf.update(base, item.key_or_group, item.value(), merge=False, force_add=True)
+    return _plain(base)
+
+
+def _compose(command: str, overrides: Sequence[Override]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
+            return compose(command, [str(item.input_line) for item in overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _resumed_config(values: Sequence[Override]) -> DictConfig | None:
+    """The configuration of the run whose checkpoint is resumed, with that run's folder; None if it has none."""
+    paths = [item.value() for item in values if item.key_or_group == "resume" and item.value()]
+    if not paths:
+        return None
+    run_dir = Path(str(paths[-1])).parent.parent
+    if not (run_dir / "config.yaml").is_file():
+        return None
+    config = OmegaConf.load(run_dir / "config.yaml")
+    assert isinstance(config, DictConfig)
+    config["run_dir"] = str(run_dir)
+    return config
+
+
+def _check(item: Override, base: DictConfig) -> None:
+    """Refuse an unknown key, or a value that is not of its default's type."""
+    key = item.key_or_group
+    if item.type is OverrideType.DEL:
+        raise ConfigError(f"{item.input_line}: keys cannot be removed; set {key}=null")
+    parent, _, leaf = key.rpartition(".")
+    section = OmegaConf.select(base, parent) if parent else base
+    known = isinstance(section, DictConfig) and leaf in section
+    if not known:
+        if item.type in (OverrideType.ADD, OverrideType.FORCE_ADD) and parent == "trainer":
+            return  # Lightning's Trainer has more options than the configuration lists; it checks them itself
+        keys = _leaves(OmegaConf.to_container(base))
+        close = difflib.get_close_matches(key, keys, n=1)
+        nearby = [name for name in keys if name.rpartition(".")[0] == parent] if parent else []
+        valid = nearby or [str(name) for name in base]
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"unknown key {key}{hint} (valid: {', '.join(valid)})")
+    assert isinstance(section, DictConfig)
+    default, value = section[leaf], item.value()
+    if isinstance(default, DictConfig) and not isinstance(value, dict):
+        raise ConfigError(f"{item.input_line}: {key} is a section; set one of {', '.join(map(str, default))}")
+    plain = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
+    if plain is not None and value is not None and not _same_kind(plain, value):
+        raise ConfigError(
+            f"{item.input_line}: {key} takes {_KINDS[type(plain)]}, such as {json.dumps(plain)}, not {value!r}"
+        )
+
+
+_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    list: "a list",
+    dict: "a section",
+}
+
+
+def _same_kind(default: object, value: object) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    # A word may look like a number: trainer.devices=2 beside "auto", trainer.precision=32.
+    return isinstance(default, str) or isinstance(value, type(default))
+
+
+def _leaves(config: Any, prefix: str = "") -> list[str]:
+    if not isinstance(config, dict) or not config:
+        return [prefix]
+    return [name for key, value in config.items() for name in _leaves(value, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,173 @@
+"""From samples to batches whose randomness is a function of (seed, epoch, index) alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from mnv2vision.data.sample import Sample, SampleSource
+from mnv2vision.errors import ConfigError, DataError
+
+OnError = Literal["raise", "skip"]
+Transform = Callable[[Sample, int], Sample]
+"""Takes a sample and the seed of everything it draws."""
+
+
+class BatchKey(NamedTuple):
+    """What the sampler hands to a worker: enough to make the batch the same in any process."""
+
+    epoch: int
+    indices: list[int]
+
+
+@dataclass
+class Batch:
+    """A batch as it travels.
+
+    Attributes:
+        images: (N, 3, H, W) uint8, channels last in memory.
+        image_ids: N identifiers.
+        labels: (N,) int64, for classification.
+        skipped: Messages about unreadable files that were replaced, with data.on_error=skip.
+        error: What stops the run; raised in the main process, where it can be told in one line.
+    """
+
+    images: Tensor
+    image_ids: list[int | str]
+    labels: Tensor | None = None
+    skipped: list[str] = field(default_factory=list)
+    error: str | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move the tensors, without waiting where the memory is pinned."""
+        self.images = self.images.to(device, non_blocking=True)
+        if self.labels is not None:
+            self.labels = self.labels.to(device, non_blocking=True)
+        return self
+
+    def pin_memory(self) -> "Batch":
+        """Called by the data loader's pinning thread."""
+        self.images = self.images.pin_memory()
+        if self.labels is not None:
+            self.labels = self.labels.pin_memory()
+        return self
+
+
+def sample_seed(*parts: int) -> int:
+    """A well-mixed 32-bit seed from several small numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+class BatchSampler(Sampler[BatchKey]):
+    """The order of an epoch, this process's share of it, and where to go on after a resume."""
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        training: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Plan the batches.
+
+        Args:
+            length: Samples in the data set.
+            batch_size: Per process.
+            training: Shuffle, and give every process the same number of full batches (a data set smaller than one
+                batch is repeated to fill it). Otherwise in order, every sample once, with a smaller last batch.
+            seed: Of the order.
+            rank: Of this process.
+            world_size: Number of processes.
+        """
+        if length == 0:
+            raise DataError("the data set is empty")
+        self.length = length
+        self.batch_size = batch_size
+        self.training = training
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.first_batch = 0
+
+    def __len__(self) -> int:
+        if self.training:
+            return max(1, self.length // (self.batch_size * self.world_size))
+        share = len(range(self.rank, self.length, self.world_size))
+        return -(-share // self.batch_size)
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        order = np.arange(self.length)
+        if self.training:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+            order = np.resize(order, len(self) * self.batch_size * self.world_size)
+        share = order[self.rank :: self.world_size]
+        for batch in range(self.first_batch, len(self)):
+            indices = share[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield BatchKey(self.epoch, indices.tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch; a resumed epoch keeps its first batch."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.first_batch = 0
+
+    def go_on_at(self, epoch: int, batch: int) -> None:
+        """Resume: `batch` batches of `epoch` are done already."""
+        done = batch >= len(self)
+        self.epoch = epoch + done
+        self.first_batch = 0 if done else batch
+
+
+class BatchDataset(Dataset[Batch]):
+    """Makes whole batches of a data set's samples; runs in the workers."""
+
+    def __init__(self, source: SampleSource, transform: Transform, *, seed: int, on_error: OnError) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"data.on_error={on_error!r} is unknown; valid: raise, skip")
+        self.source = source
+        self.transform = transform
+        self.seed = seed
+        self.on_error = on_error
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: BatchKey) -> Batch:
+        skipped: list[str] = []
+        try:
+            return collate([self._sample(key.epoch, index, skipped) for index in key.indices], skipped)
+        except DataError as error:
+            return Batch(torch.empty(0, dtype=torch.uint8), [], error=str(error))
+
+    def _sample(self, epoch: int, index: int, skipped: list[str]) -> Sample:
+        # A sample that replaces an unreadable one keeps batches full; evaluators drop duplicates by image id.
+        for step in range(len(self.source)):
+            try:
+                sample = self.source[(index + step) % len(self.source)]
+            except DataError as error:
+                if self.on_error == "raise":
+                    raise
+                skipped.append(str(error))
+            else:
+                return self.transform(sample, sample_seed(self.seed, epoch, index))
+        raise DataError(f"none of the {len(self.source)} files of the data set can be read; the last: {skipped[-1]}")
+
+
+def collate(samples: Sequence[Sample], skipped: list[str]) -> Batch:
+    """Stack samples of one image size."""
+    images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
+    labels = [sample.label for sample in samples if sample.label is not None]
+    return Batch(
+        images,
+        [sample.image_id for sample in samples],
+        torch.tensor(labels) if len(labels) == len(samples) else None,
+        skipped,
+    )

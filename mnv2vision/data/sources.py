@@ -1,0 +1,67 @@
+"""Data sets by the names they have in configurations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from mnv2vision.data.imagenet import ImageNet, check_same_classes
+from mnv2vision.data.sample import Sample, SampleSource
+from mnv2vision.data.shapes import Shapes
+from mnv2vision.errors import ConfigError
+
+Part = Literal["train", "val"]
+
+
+def _imagenet(config: Mapping[str, Any], part: Part) -> SampleSource:
+    if config["root"] is None:
+        raise ConfigError("dataset=imagenet needs dataset.root=<folder with train/ and val/>")
+    return ImageNet(config["root"], config[f"{part}_split"], classes=config["classes"])
+
+
+def _shapes(config: Mapping[str, Any], part: Part) -> SampleSource:
+    return Shapes(part, size=config[f"{part}_size"], image_size=config["image_size"], seed=config["seed"])
+
+
+_DATASETS = {"imagenet": _imagenet, "shapes": _shapes}
+
+
+def create_source(config: Mapping[str, Any], part: Part, target: str) -> SampleSource:
+    """A data set's training or validation part.
+
+    Args:
+        config: The `dataset` section of a configuration.
+        part: Which part.
+        target: What the task needs of each sample: "label", "boxes" or "mask".
+
+    Raises:
+        ConfigError: If the data set has no such target.
+    """
+    source = _DATASETS[config["name"]](config, part)
+    if target not in source.targets:
+        offers = ", ".join(sorted(source.targets))
+        raise ConfigError(f"dataset={config['name']} offers {offers}, but the task needs {target}")
+    return source
+
+
+def check_parts(train: SampleSource, val: SampleSource) -> None:
+    """Raise unless training and validation have the same classes."""
+    if isinstance(train, ImageNet) and isinstance(val, ImageNet):
+        check_same_classes(train, val)
+
+
+class Relabelled:
+    """A data set with its labels put where a model has these classes."""
+
+    def __init__(self, source: SampleSource, labels: Sequence[int], names: tuple[str, ...]) -> None:
+        self.source = source
+        self.labels = labels
+        self.names = names
+        self.targets = source.targets
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.source[index]
+        assert sample.label is not None
+        return replace(sample, label=self.labels[sample.label])

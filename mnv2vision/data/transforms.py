@@ -1,0 +1,90 @@
+"""Training augmentation by albumentations behind a thin interface; evaluation uses the model's preprocessing alone."""
+
+import os
+from dataclasses import dataclass, replace
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its version at import
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.transforms import v2
+
+from mnv2vision.data.sample import Sample
+from mnv2vision.errors import ConfigError
+from mnv2vision.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """The model's own resize rule."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, sample: Sample, seed: int) -> Sample:
+        """Resize the image; there is nothing random here."""
+        return replace(sample, image=self.preprocessing.prepare(sample.image))
+
+
+class ClassificationAugmentation:
+    """Random crop, flip and whatever else a recipe asks for; its draws depend on the seed it is given alone."""
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        *,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+        crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        color_jitter: float = 0.0,
+        rand_augment: int = 0,
+        erasing: float = 0.0,
+    ) -> None:
+        """Set up the pipeline.
+
+        Args:
+            image_size: Height and width of the result.
+            crop_scale: Range of the crop's share of the image's area (Inception's preprocessing: 0.08 to 1).
+            crop_ratio: Range of the crop's width by its height.
+            flip: Probability of a horizontal flip.
+            color_jitter: Largest relative change of brightness, contrast and saturation.
+            rand_augment: RandAugment's magnitude with two operations an image, 0 for none (arXiv 1909.13719).
+            erasing: Probability of erasing a random rectangle (arXiv 1708.04896).
+        """
+        if not 0 <= rand_augment <= 30:
+            raise ConfigError(f"rand_augment={rand_augment} is not in 0..30")
+        self._geometric = A.Compose(
+            [
+                A.RandomResizedCrop(size=image_size, scale=tuple(crop_scale), ratio=tuple(crop_ratio), p=1.0),
+                A.HorizontalFlip(p=flip),
+            ]
+        )
+        steps: list[A.BasicTransform] = []
+        if color_jitter > 0:
+            span = (max(0.0, 1 - color_jitter), 1 + color_jitter)
+            steps.append(A.ColorJitter(brightness=span, contrast=span, saturation=span, hue=(0.0, 0.0), p=1.0))
+        if erasing > 0:
+            steps.append(A.Erasing(p=erasing))
+        self._photometric = A.Compose(steps) if steps else None
+        self._rand_augment = v2.RandAugment(magnitude=rand_augment) if rand_augment else None
+
+    def __call__(self, sample: Sample, seed: int) -> Sample:
+        """Augment the image with draws from `seed`."""
+        cv2.setNumThreads(0)  # one thread per worker; OpenCV's own would fight over the cores
+        self._geometric.set_random_seed(seed)
+        image: NDArray[np.uint8] = self._geometric(image=sample.image)["image"]
+        if self._rand_augment is not None:
+            image = self._apply_rand_augment(image, seed)
+        if self._photometric is not None:
+            self._photometric.set_random_seed(seed)
+            image = self._photometric(image=image)["image"]
+        return replace(sample, image=image)
+
+    def _apply_rand_augment(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        assert self._rand_augment is not None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            result: torch.Tensor = self._rand_augment(torch.from_numpy(image).permute(2, 0, 1))
+        return result.permute(1, 2, 0).contiguous().numpy()

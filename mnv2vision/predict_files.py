@@ -1,0 +1,82 @@
+"""Predictions for files: annotated pictures and a table."""
+
+import csv
+import glob
+import io
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mnv2vision import visualize
+from mnv2vision.atomic import write_text
+from mnv2vision.data.decoding import decode_image
+from mnv2vision.errors import DataError
+from mnv2vision.predictor import Predictor
+from mnv2vision.weights.file import load
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def find_images(images: str | Sequence[str]) -> list[Path]:
+    """Image files by name, folder or pattern, in order, each once.
+
+    Raises:
+        DataError: For a name, folder or pattern without any.
+    """
+    found: dict[Path, None] = {}
+    for entry in [images] if isinstance(images, str) else images:
+        path = Path(entry)
+        if path.is_dir():
+            matches = sorted(item for item in path.rglob("*") if item.suffix.lower() in EXTENSIONS)
+        else:
+            matches = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(entry, recursive=True))]
+        if not matches:
+            raise DataError(f"images={entry}: no such file, and no images ({' '.join(EXTENSIONS)}) there")
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def predict_files(
+    *, checkpoint: str, images: str | Sequence[str], output: str, top: int, batch_size: int, device: str | None
+) -> None:
+    """Write `predictions.csv`, `predictions.json` and an annotated picture per image.
+
+    Args:
+        checkpoint: A model file.
+        images: Files, folders or patterns.
+        output: The folder to write to.
+        top: Classes to write per image.
+        batch_size: Images at a time.
+        device: Where to run; None for the GPU if there is one.
+    """
+    paths = find_images(images)
+    predictor = Predictor(load(checkpoint), device=device, batch_size=batch_size)
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    records: list[tuple[Path, list[tuple[str, float]]]] = []
+    for start in range(0, len(paths), batch_size):
+        batch = paths[start : start + batch_size]
+        photos = [decode_image(path) for path in batch]
+        for path, photo, prediction in zip(batch, photos, predictor(list(photos)), strict=True):
+            best = prediction.top(top)
+            records.append((path, best))
+            picture = folder / path.relative_to(common).with_suffix(f"{path.suffix}.jpg")
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            visualize.caption(photo, [f"{score:6.1%}  {name}" for name, score in best]).save(picture, quality=92)
+    data = [
+        {"image": str(path), "classes": [{"name": name, "score": score} for name, score in best]}
+        for path, best in records
+    ]
+    write_text(folder / "predictions.json", json.dumps(data, indent=1) + "\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["image", "rank", "name", "score"])
+    for path, best in records:
+        writer.writerows([path, rank, name, f"{score:.6f}"] for rank, (name, score) in enumerate(best, 1))
+    write_text(folder / "predictions.csv", table.getvalue())
+    log.info("%d images -> %s", len(paths), folder)

@@ -1,0 +1,102 @@
+"""How a model wants its images.
+
+The model carries it as data; training, evaluation, prediction and export all read it from there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from mnv2vision.errors import ConfigError, check_keywords
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def as_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) from one side or from a pair; ConfigError unless positive integers."""
+    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise ConfigError(f"image_size={image_size!r} is not a positive number of pixels or a pair (height, width)")
+    return pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """From an (H, W, 3) uint8 RGB image to the network's input.
+
+    Attributes:
+        image_size: Height and width of the network's input, in pixels.
+        resize: "crop" resizes the shorter side so that a centre crop of `image_size` covers `crop_fraction` of it;
+            "stretch" resizes both sides without keeping their ratio (TensorFlow's detectors).
+        crop_fraction: Of the resized image's shorter side that the crop keeps; 0.875 is 224 of 256.
+        interpolation: "bilinear" or "bicubic".
+        antialias: Whether shrinking averages over the pixels it skips (as Pillow does) or not (TensorFlow, OpenCV).
+        mean: Per channel, for pixel values in 0..1; 0.5 with a std of 0.5 maps them to -1..1 (TensorFlow).
+        std: Per channel, likewise.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    resize: Literal["crop", "stretch"] = "crop"
+    crop_fraction: float = 0.875
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", as_pair(self.image_size))
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if self.resize not in ("crop", "stretch"):
+            raise ConfigError(f"resize={self.resize!r} is unknown; valid: crop, stretch")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ConfigError(f"interpolation={self.interpolation!r} is unknown; valid: bilinear, bicubic")
+        if not 0 < self.crop_fraction <= 1:
+            raise ConfigError(f"crop_fraction={self.crop_fraction} is not in 0..1")
+        if not all(value > 0 for value in self.std):
+            raise ConfigError(f"std={self.std} must be positive")
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize an (H, W, 3) uint8 image by the model's rule to (*image_size, 3) uint8."""
+        tensor = torch.from_numpy(image).permute(2, 0, 1)
+        size = list(self.image_size)
+        if self.resize == "crop":
+            scale = max(
+                side / self.crop_fraction / length for side, length in zip(size, tensor.shape[-2:], strict=True)
+            )
+            size = [max(1, round(length * scale)) for length in tensor.shape[-2:]]
+        if size != list(tensor.shape[-2:]):
+            tensor = F.resize(tensor, size, InterpolationMode(self.interpolation), antialias=self.antialias)
+        if self.resize == "crop":
+            tensor = F.center_crop(tensor, list(self.image_size))
+        return np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Scale and shift (N, 3, H, W) uint8 images to the network's float32 input, on their device."""
+        scale, offset = _affine(self.mean, self.std, images.device)
+        return (images * scale).add_(offset)  # one pass from uint8 to scaled float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` takes."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Make it from what `to_dict` gave, or from a part of it; ConfigError for unknown keys."""
+        check_keywords(cls, data, "preprocessing option")
+        return cls(**data)
+
+
+@lru_cache(maxsize=16)
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    std_tensor = torch.tensor(std, device=device).view(3, 1, 1)
+    return 1 / (255 * std_tensor), -torch.tensor(mean, device=device).view(3, 1, 1) / std_tensor

@@ -1,0 +1,303 @@
+"""Train and evaluate: what the command line calls."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+from pytorch_lightning.loggers import Logger
+
+from mnv2vision.atomic import write_text
+from mnv2vision.backbones import has_folded_batch_norm, recover_batch_norm
+from mnv2vision.data.batch import BatchDataset, BatchKey
+from mnv2vision.data.datamodule import DataModule
+from mnv2vision.data.sample import SampleSource
+from mnv2vision.data.sources import Relabelled, check_parts, create_source
+from mnv2vision.data.transforms import ClassificationAugmentation, EvaluationTransform
+from mnv2vision.errors import ConfigError, DataError, WeightsError
+from mnv2vision.models import create_model
+from mnv2vision.preprocessing import as_pair
+from mnv2vision.tasks.base import Task, TrainingOptions
+from mnv2vision.tasks.classification import ClassificationTask, map_labels
+from mnv2vision.training.callbacks import (
+    AtomicCheckpointIO,
+    History,
+    PlainProgress,
+    ProgressBar,
+    checkpoint_callbacks,
+)
+from mnv2vision.vision_model import VisionModel
+from mnv2vision.weights import file
+
+log = logging.getLogger(__name__)
+
+RECOVERY_IMAGES = 80
+
+
+def train(config: dict[str, Any]) -> dict[str, float]:
+    """Train a model and evaluate the best of it.
+
+    Args:
+        config: What configs/train.yaml and its groups compose to, as plain data.
+
+    Returns:
+        The metrics of the best weights, as `metrics.json` has them.
+    """
+    _quieten_lightning()
+    run_dir = _run_dir(config, config["task"])
+    pl.seed_everything(config["seed"], verbose=False)
+    source = create_source(config["dataset"], "train", "label")
+    val_source = create_source(config["dataset"], "val", "label")
+    check_parts(source, val_source)
+    model = _new_model(config, source.names)
+    augmentation = dict(config["augmentation"])
+    mixing = {key: augmentation.pop(key) for key in ("mixup", "cutmix")}
+    evaluation = EvaluationTransform(model.preprocessing)
+    if config["init_from"] and not config["resume"]:
+        _recover(model, source, evaluation, config["data"]["on_error"])
+
+    data = DataModule(
+        (source, ClassificationAugmentation(model.preprocessing.image_size, **augmentation)),
+        (val_source, evaluation),
+        seed=config["seed"],
+        on_error=config["data"]["on_error"],
+        **config["loader"],
+    )
+    task = _task(model, _training_options(config), **config["loss"], **mixing)
+    checkpoints = run_dir / "checkpoints"
+    callbacks = [
+        *_progress(),
+        History(run_dir / "metrics.csv"),
+        *checkpoint_callbacks(checkpoints, task.monitor, config["checkpoint"]["every_n_steps"]),
+    ]
+    if config["ema"]["decay"]:
+        callbacks.append(EMAWeightAveraging(decay=config["ema"]["decay"]))
+    if config["early_stopping"]["patience"]:
+        callbacks.append(EarlyStopping(task.monitor, mode="max", patience=config["early_stopping"]["patience"]))
+    trainer = _trainer(config, run_dir, callbacks, _loggers(config, run_dir))
+    if config["resume"]:
+        _check_resume(config["resume"], task)
+    _write_config(config, run_dir)
+    log.info("%s: %d training and %d validation images, %s", run_dir, len(source), len(val_source), _describe(trainer))
+    trainer.fit(task, data, ckpt_path=config["resume"], weights_only=True)
+    data.log_skipped()
+
+    _load_best(task, checkpoints / "best.ckpt")
+    _save_model(task.model, run_dir / "model.safetensors")
+    return _evaluate(trainer, task, data, run_dir)
+
+
+def evaluate(config: dict[str, Any]) -> dict[str, float]:
+    """Evaluate a model file on the validation part of a data set.
+
+    Args:
+        config: What configs/eval.yaml and its groups compose to, as plain data.
+
+    Returns:
+        The metrics, as `metrics.json` has them.
+    """
+    _quieten_lightning()
+    if not config["checkpoint"]:
+        raise ConfigError("checkpoint=<model.safetensors> is required")
+    model = file.load(config["checkpoint"])
+    if config["task"] not in (None, model.task):
+        raise ConfigError(f"task={config['task']}, but {config['checkpoint']} is a model for {model.task}")
+    run_dir = _run_dir(config, "eval")
+    if config["model"]["image_size"] is not None:
+        model.preprocessing = replace(model.preprocessing, image_size=as_pair(config["model"]["image_size"]))
+    source = create_source(config["dataset"], "val", "label")
+    labels = map_labels(source, model.names, model.num_classes)
+    if labels is not None:
+        source = Relabelled(source, labels, model.names)
+    data = DataModule(
+        None,
+        (source, EvaluationTransform(model.preprocessing)),
+        seed=config["seed"],
+        on_error=config["data"]["on_error"],
+        **config["loader"],
+    )
+    trainer = _trainer(config, run_dir, _progress(), [])
+    _write_config(config, run_dir)
+    metrics = _evaluate(trainer, _task(model, None), data, run_dir)
+    data.log_skipped()
+    return metrics
+
+
+def _task(model: VisionModel, options: TrainingOptions | None, **loss: Any) -> Task:
+    return ClassificationTask(model, options, **loss)  # type: ignore[arg-type]  # detection and segmentation join here
+
+
+def _evaluate(trainer: pl.Trainer, task: Task, data: DataModule, run_dir: Path) -> dict[str, float]:
+    # One path for the end of training and for a later evaluation, so that the figures are the same.
+    trainer.validate(task, data, verbose=False)
+    metrics = task.metrics
+    if trainer.is_global_zero:
+        write_text(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        task.write_report(run_dir)
+        log.info("%s  (%s)", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()), run_dir)
+    return metrics
+
+
+def _new_model(config: dict[str, Any], names: tuple[str, ...]) -> VisionModel:
+    """A model for the data set's classes; what the configuration leaves open comes from `init_from`."""
+    wanted = {**config["backbone"], **config["model"]}
+    options = {key: value for key, value in wanted.items() if value is not None}
+    backbone = options.pop("name")
+    num_classes = options.pop("num_classes", len(names))
+    if num_classes != len(names):
+        raise ConfigError(f"model.num_classes={num_classes}, but the data set has {len(names)} classes")
+    if not config["init_from"]:
+        return create_model(config["task"], backbone=backbone, names=names, **options)
+    weights = file.read(config["init_from"])
+    if weights.config["backbone"] != backbone:
+        raise ConfigError(
+            f"backbone={backbone}, but {config['init_from']} holds {weights.config['backbone']};"
+            f" say backbone={weights.config['backbone']}"
+        )
+    inherited = {key: value for key, value in weights.config.items() if key not in ("task", "num_classes")}
+    preprocessing = weights.preprocessing
+    model = create_model(config["task"], names=names, preprocessing=preprocessing, **(inherited | options))
+    log.info(file.initialize_from(model, weights, config["init_from"]))
+    return model
+
+
+def _recover(model: VisionModel, source: SampleSource, transform: EvaluationTransform, on_error: Any) -> None:
+    if not has_folded_batch_norm(model):
+        return
+    count = min(RECOVERY_IMAGES, len(source))
+    indices = torch.linspace(0, len(source) - 1, count).long().tolist()
+    batch = BatchDataset(source, transform, seed=0, on_error=on_error)[BatchKey(0, indices)]
+    if batch.error is not None:
+        raise DataError(batch.error)
+    recover_batch_norm(model, model.preprocessing.normalize(batch.images))
+    log.info("recovered the batch norm that was folded into the weights, from %d training images", count)
+
+
+def _training_options(config: dict[str, Any]) -> TrainingOptions:
+    return TrainingOptions(
+        optimizer=config["optimizer"],
+        schedule=config["schedule"],
+        batch_size=config["loader"]["batch_size"],
+        **{key: config[key] for key in ("freeze", "seed", "channels_last", "compile")},
+    )
+
+
+def _trainer(config: dict[str, Any], run_dir: Path, callbacks: list[Callback], loggers: list[Logger]) -> pl.Trainer:
+    options = dict(config["trainer"])
+    if options["precision"] == "auto":
+        options["precision"] = _best_precision(options["accelerator"])
+    try:
+        return pl.Trainer(
+            **options,
+            default_root_dir=run_dir,
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[AtomicCheckpointIO()],
+            enable_model_summary=False,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the data module's own knows about epochs, resuming and evaluation
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _best_precision(accelerator: str) -> str:
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    # Without instructions for it, bfloat16 on a CPU is slower than float32.
+    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "32-true"
+
+
+def _describe(trainer: pl.Trainer) -> str:
+    device = "CPU" if trainer.accelerator.__class__.__name__ == "CPUAccelerator" else "GPU"
+    return f"{trainer.world_size} x {device}, precision {trainer.precision}"
+
+
+def _progress() -> list[Callback]:
+    return [ProgressBar() if sys.stderr.isatty() else PlainProgress()]
+
+
+def _loggers(config: dict[str, Any], run_dir: Path) -> list[Logger]:
+    loggers: list[Logger] = []
+    for name in config["loggers"]:
+        if name == "tensorboard":
+            from pytorch_lightning.loggers import TensorBoardLogger
+
+            loggers.append(TensorBoardLogger(run_dir, name="", version=""))
+        elif name == "wandb":
+            from pytorch_lightning.loggers import WandbLogger
+
+            loggers.append(WandbLogger(save_dir=run_dir, project="mnv2vision"))
+        elif name == "mlflow":
+            from pytorch_lightning.loggers import MLFlowLogger
+
+            loggers.append(MLFlowLogger(tracking_uri=f"file:{run_dir.resolve() / 'mlruns'}"))
+        else:
+            raise ConfigError(f"loggers: {name!r} is unknown; valid: tensorboard, wandb, mlflow")
+    return loggers
+
+
+def _check_resume(path: str, task: Task) -> None:
+    if not Path(path).is_file():
+        raise ConfigError(f"resume={path}: no such checkpoint")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    except Exception as error:  # torch raises many kinds for corrupt files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"resume={path}: is no checkpoint of a training run ({reason})") from error
+    file.check_fit(state, task.state_dict(), f"resume={path}")
+
+
+def _load_best(task: Task, path: Path) -> None:
+    if path.is_file():  # not there if training stopped before the first validation
+        task.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+
+
+@rank_zero_only
+def _save_model(model: VisionModel, path: Path) -> None:
+    file.save(model, path)
+
+
+@rank_zero_only
+def _write_config(config: dict[str, Any], run_dir: Path) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config))
+
+
+def _run_dir(config: dict[str, Any], kind: str) -> Path:
+    if config["run_dir"]:
+        return Path(config["run_dir"])
+    # Lightning starts the other processes of a node with this process's environment: all must name the same folder.
+    if "MNV2VISION_RUN_DIR" not in os.environ:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(
+                "processes started from outside (torchrun, SLURM) must share a folder: give run_dir=<folder>"
+            )
+        stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        os.environ["MNV2VISION_RUN_DIR"] = str(Path("runs") / kind / config["dataset"]["name"] / stamp)
+    return Path(os.environ["MNV2VISION_RUN_DIR"])
+
+
+def _quieten_lightning() -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*",
+        ".*Checkpoint directory.*exists and is not empty.*",
+        ".*LeafSpec.*",
+        ".*lr_scheduler.step.*",
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,151 @@
+"""What training is for every task: normalisation on the device, optimiser and schedule, exact evaluation."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from mnv2vision.data.batch import Batch, sample_seed
+from mnv2vision.errors import DataError
+from mnv2vision.training.optim import build_optimizer, schedule
+from mnv2vision.vision_model import VisionModel
+
+log = logging.getLogger(__name__)
+
+
+class Evaluator(Protocol):
+    """Collects predictions; computes the metrics of a data set once, over all processes."""
+
+    def compute(self) -> dict[str, float]:
+        """Metrics over all images of all processes."""
+        ...
+
+    def reset(self) -> None:
+        """Forget all images."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train.
+
+    Attributes:
+        optimizer: Arguments of `build_optimizer`, and `reference_batch`: the global batch `lr` is meant for (None:
+            `lr` as it is).
+        schedule: Arguments of `schedule`.
+        freeze: How many blocks of the backbone stay as they are.
+        batch_size: Per process, for the scaling of the learning rate.
+        seed: Of dropout and whatever else is drawn in a step.
+        channels_last: Memory format of weights and activations.
+        compile: Whether to compile the training step's forward pass.
+    """
+
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    freeze: int = 0
+    batch_size: int = 1
+    seed: int = 0
+    channels_last: bool = True
+    compile: bool = False
+
+
+class Task(pl.LightningModule):
+    """A model in training or evaluation; subclasses add the loss, the evaluator's food and the reports."""
+
+    monitor: ClassVar[str]
+    """The metric that decides which epoch is best; the larger the better."""
+
+    def __init__(self, model: VisionModel, evaluator: Evaluator, options: TrainingOptions | None = None) -> None:
+        super().__init__()
+        self.options = options or TrainingOptions()
+        self.model = model
+        self.evaluator = evaluator
+        if self.options.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        model.backbone.freeze(self.options.freeze)
+        self._train_forward: Callable[[Tensor], Any] = model
+        self.metrics: dict[str, float] = {}
+        self._last_loss: tuple[Tensor, list[int | str]] | None = None
+
+    @abstractmethod
+    def loss(self, images: Tensor, batch: Batch) -> Tensor:
+        """The scalar loss of a batch with normalised images (N, 3, H, W)."""
+
+    @abstractmethod
+    def evaluate(self, images: Tensor, batch: Batch) -> None:
+        """Predict and update the evaluator."""
+
+    @abstractmethod
+    def write_report(self, folder: Path) -> None:
+        """Write tables and pictures of the last evaluation."""
+
+    def forward(self, images: Tensor) -> Any:
+        """The model's raw outputs; compiled in training where asked for."""
+        return self._train_forward(images) if self.training else self.model(images)
+
+    def on_fit_start(self) -> None:
+        """Compile here: averaged copies of the model are made before and need not be compiled."""
+        if self.options.compile:
+            # Not as an attribute: a compiled module would be a submodule with parameters of its own.
+            self.__dict__["_train_forward"] = torch.compile(self.model)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss; what is drawn in a step depends on the seed, the epoch, the batch and the process alone."""
+        torch.manual_seed(sample_seed(self.options.seed, self.current_epoch, batch_idx, self.global_rank))
+        self._check_last_loss()
+        loss = self.loss(self.model.preprocessing.normalize(batch.images), batch)
+        self._last_loss = (loss.detach(), batch.image_ids)
+        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch.image_ids))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Look at the last batch's loss, too."""
+        self._check_last_loss()
+        self._last_loss = None
+
+    # One step late, so that the device need not be waited for.
+    def _check_last_loss(self) -> None:
+        if self._last_loss is not None and not torch.isfinite(self._last_loss[0]):
+            loss, image_ids = self._last_loss
+            raise DataError(
+                f"the loss became {loss.item()} in epoch {self.current_epoch}, on the batch of images"
+                f" {', '.join(map(str, image_ids))}; look at their annotations, or lower optimizer.lr"
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting."""
+        self.evaluator.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Predict in float32, whatever training uses, so that an evaluation repeats the figures of training."""
+        with torch.autocast(self.device.type, enabled=False):
+            self.evaluate(self.model.preprocessing.normalize(batch.images), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics over all processes; every process computes the same, so none waits for another to log."""
+        self.metrics = self.evaluator.compute()
+        self.log_dict(self.metrics)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimiser, with the learning rate for the global batch, and a schedule by steps."""
+        options = dict(self.options.optimizer)
+        reference = options.pop("reference_batch", None)
+        trainer = self.trainer
+        batch = self.options.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        if reference is not None:
+            scaled = options["lr"] * batch / reference
+            log.info("learning rate %.4g = %.4g x global batch %d / %d", scaled, options["lr"], batch, reference)
+            options["lr"] = scaled
+        optimizer = build_optimizer(self.model, **options)
+        total = int(trainer.estimated_stepping_batches)
+        per_epoch = max(1, int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        factor = schedule(total_steps=total, steps_per_epoch=per_epoch, **self.options.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

@@ -1,0 +1,99 @@
+"""Classification as a Lightning module."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torchvision.transforms import v2
+
+from mnv2vision import visualize
+from mnv2vision.classification.evaluator import ClassificationEvaluator, ClassificationTargets
+from mnv2vision.classification.loss import classification_loss
+from mnv2vision.classification.model import Classifier
+from mnv2vision.data.batch import Batch
+from mnv2vision.data.sample import SampleSource
+from mnv2vision.errors import ConfigError
+from mnv2vision.tasks.base import Task, TrainingOptions
+
+
+class ClassificationTask(Task):
+    """Cross entropy, mixup and CutMix; top-1 and top-5."""
+
+    monitor = "top1"
+    evaluator: ClassificationEvaluator
+
+    def __init__(
+        self,
+        model: Classifier,
+        options: TrainingOptions | None = None,
+        *,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+    ) -> None:
+        """Set up training or evaluation of a classifier.
+
+        Args:
+            model: The model.
+            options: See `TrainingOptions`; only evaluation is possible without.
+            label_smoothing: See `classification_loss`.
+            mixup: Alpha of mixup's Beta distribution, 0 for none (arXiv 1710.09412).
+            cutmix: Likewise for CutMix (arXiv 1905.04899); with both, each batch takes one of them.
+        """
+        super().__init__(model, ClassificationEvaluator(model.num_classes, model.names), options)
+        self.label_smoothing = label_smoothing
+        mixers: list[Any] = []
+        if mixup > 0:
+            mixers.append(v2.MixUp(alpha=mixup, num_classes=model.num_classes))
+        if cutmix > 0:
+            mixers.append(v2.CutMix(alpha=cutmix, num_classes=model.num_classes))
+        self._mix = v2.RandomChoice(mixers) if mixers else None
+
+    def loss(self, images: Tensor, batch: Batch) -> Tensor:
+        """Cross entropy of the batch, mixed or not."""
+        assert batch.labels is not None
+        targets = batch.labels
+        if self._mix is not None:
+            images, targets = self._mix(images, targets)
+        return classification_loss(self(images), targets, self.label_smoothing)
+
+    def evaluate(self, images: Tensor, batch: Batch) -> None:
+        """Count the hits."""
+        assert batch.labels is not None
+        self.evaluator.update(self(images), ClassificationTargets(batch.labels, batch.image_ids))
+
+    def write_report(self, folder: Path) -> None:
+        """`per_class.csv`, `most_confused.csv` and `confusion.png`."""
+        for name, rows in (
+            ("per_class.csv", self.evaluator.per_class()),
+            ("most_confused.csv", self.evaluator.most_confused()),
+        ):
+            with (folder / name).open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(rows[0]._fields if rows else ["empty"])
+                writer.writerows(rows)
+        counts = self.evaluator.confusion
+        seen = np.flatnonzero(counts.sum(0) + counts.sum(1))
+        names = [self.evaluator.names[label] for label in seen]
+        visualize.confusion_matrix(counts[np.ix_(seen, seen)], names, folder / "confusion.png")
+
+
+def map_labels(source: SampleSource, names: tuple[str, ...], num_classes: int) -> list[int] | None:
+    """Where a data set's labels are among a model's classes; None if they are the same.
+
+    Raises:
+        ConfigError: If the model does not know a class of the data set.
+    """
+    if tuple(source.names) == names or (not names and len(source.names) == num_classes):
+        return None
+    index = {name: label for label, name in enumerate(names)}
+    unknown = [name for name in source.names if name not in index]
+    if unknown:
+        some = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+        raise ConfigError(
+            f"the model's {num_classes} classes do not include {len(unknown)} of the data set's"
+            f" {len(source.names)}: {some}; train a classifier for them with init_from=<the weights>"
+        )
+    return [index[name] for name in source.names]

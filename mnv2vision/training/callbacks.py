@@ -1,0 +1,182 @@
+"""What happens around the steps: checkpoints, history, progress."""
+
+import csv
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from torch import Tensor
+
+from mnv2vision.atomic import atomic_path
+
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or not there, whenever the process is killed."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write to a temporary name in the same folder, then rename."""
+        with atomic_path(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """`last.ckpt` every so many steps; the epoch's last step is left to the checkpoint after validation."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Save unless validation is about to run: a checkpoint between the two would lose its result."""
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+
+def checkpoint_callbacks(folder: Path, monitor: str, every_n_steps: int | None) -> list[Callback]:
+    """`best.ckpt` by the monitored metric and `last.ckpt`, both after each validation.
+
+    Args:
+        folder: Where they go.
+        monitor: Name of a logged metric; the larger the better.
+        every_n_steps: Write `last.ckpt` so often within an epoch as well.
+    """
+    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+    callbacks: list[Callback] = [
+        ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_on_train_epoch_end=True, **common),
+        ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common),
+    ]
+    if every_n_steps:
+        # First, so that of two checkpoints at one moment the one after the epoch stands.
+        callbacks.insert(0, StepCheckpoint(filename="last", every_n_train_steps=every_n_steps, **common))
+    return callbacks
+
+
+class Throughput:
+    """Images per second of the steps so far in this epoch, over all processes, waiting for data included."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count."""
+        self.images = 0
+        self._since = time.perf_counter()
+
+    def add(self, images: int) -> None:
+        """Count a batch."""
+        self.images += images
+
+    @property
+    def rate(self) -> float:
+        """Images per second."""
+        return self.images / max(1e-9, time.perf_counter() - self._since)
+
+
+class History(Callback):
+    """`metrics.csv`: a row an epoch. The rows are part of the checkpoints, so a resumed run continues them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+        self.throughput = Throughput()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to time the epoch."""
+        self.throughput.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images."""
+        self.throughput.add(len(batch.image_ids) * trainer.world_size)
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._rate = self.throughput.rate  # validation is not to count
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add the epoch's row and say it in a line."""
+        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics}
+        self.rows = [old for old in self.rows if old["epoch"] < row["epoch"]] + [row]
+        if not trainer.is_global_zero:
+            return
+        total = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+        values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        log.info("epoch %d%s  %s  %.0f images/s", row["epoch"], total, values, self._rate)
+        names = list(dict.fromkeys(name for entry in self.rows for name in entry))
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the rows of the run that is resumed."""
+        self.rows = state_dict["rows"]
+
+
+class PlainProgress(Callback):
+    """A line every ten seconds, for logs and pipes."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.seconds = seconds
+        self.throughput = Throughput()
+        self._last = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to time the epoch."""
+        self.throughput.start()
+        self._last = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say where the run is."""
+        self.throughput.add(len(batch.image_ids) * trainer.world_size)
+        now = time.perf_counter()
+        if not trainer.is_global_zero or now - self._last < self.seconds:
+            return
+        self._last = now
+        steps = int(trainer.num_training_batches)
+        left = (steps - batch_idx - 1) * len(batch.image_ids) * trainer.world_size / self.throughput.rate
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        log.info(
+            "epoch %d  step %d/%d  loss %.4g  %.0f images/s  %.0f s left in the epoch",
+            trainer.current_epoch + 1,
+            batch_idx + 1,
+            steps,
+            float(loss) if isinstance(loss, Tensor) else float("nan"),
+            self.throughput.rate,
+            left,
+        )
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's rich bar, with images per second."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=False)
+        self.throughput = Throughput()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to time the epoch."""
+        self.throughput.start()
+        super().on_train_epoch_start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images."""
+        self.throughput.add(len(batch.image_ids) * trainer.world_size)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """What stands beside the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return {**metrics, "images/s": round(self.throughput.rate)}

@@ -1,0 +1,171 @@
+"""Optimisers and learning-rate schedules, TensorFlow's RMSProp among them."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from mnv2vision.errors import ConfigError
+
+
+class RMSpropTF(Optimizer):
+    """RMSProp as TensorFlow 1 computes it, which the paper's recipes were tuned with.
+
+    It differs from PyTorch's in three points (TF: tensorflow/core/kernels/training_ops.cc, ApplyRMSProp): epsilon is
+    added inside the root, the mean square starts at 1, and momentum accumulates steps already scaled by the learning
+    rate.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        *,
+        decay: float = 0.9,
+        momentum: float = 0.9,
+        eps: float = 1.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        """Set up the optimiser.
+
+        Args:
+            params: Parameters or groups of them.
+            lr: Learning rate.
+            decay: Of the mean square.
+            momentum: Of the scaled steps.
+            eps: Added to the mean square; TF-slim's and the detection configs' default is 1.
+            weight_decay: L2 penalty, added to the gradients.
+        """
+        super().__init__(
+            params, {"lr": lr, "decay": decay, "momentum": momentum, "eps": eps, "weight_decay": weight_decay}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step; all parameters of a group at once."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not params:
+                continue
+            for parameter in params:
+                if not self.state[parameter]:
+                    self.state[parameter]["mean_square"] = torch.ones_like(parameter)
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+            gradients = [parameter.grad for parameter in params if parameter.grad is not None]
+            squares = [self.state[parameter]["mean_square"] for parameter in params]
+            steps = [self.state[parameter]["momentum"] for parameter in params]
+            if group["weight_decay"]:
+                gradients = list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
+            torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - group["decay"])
+            roots = torch._foreach_add(squares, group["eps"])
+            torch._foreach_sqrt_(roots)
+            torch._foreach_mul_(steps, group["momentum"])
+            torch._foreach_addcdiv_(steps, gradients, roots, value=group["lr"])
+            torch._foreach_sub_(params, steps)
+        return loss
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, decay_depthwise: bool) -> list[dict[str, Any]]:
+    """Two groups of the trainable parameters: with weight decay, and without.
+
+    Args:
+        model: The model.
+        weight_decay: For weights of convolutions and linear layers.
+        decay_depthwise: Whether depthwise kernels decay, too; in TF-slim's recipes they do not.
+    """
+    decayed: list[Tensor] = []
+    free: list[Tensor] = []
+    for module in model.modules():
+        depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            # Norms and biases are the parameters of one dimension.
+            decays = name == "weight" and parameter.ndim > 1 and (decay_depthwise or not depthwise)
+            (decayed if decays else free).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(
+    model: nn.Module,
+    *,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    decay_depthwise: bool,
+    momentum: float,
+    nesterov: bool,
+    rms_decay: float,
+    eps: float | None,
+) -> Optimizer:
+    """The optimiser of a training run.
+
+    Args:
+        model: Its trainable parameters are optimised.
+        name: "sgd", "rmsprop_tf" or "adamw".
+        lr: Learning rate for the batch size in use.
+        weight_decay: See `parameter_groups`.
+        decay_depthwise: See `parameter_groups`.
+        momentum: For sgd and rmsprop_tf.
+        nesterov: For sgd.
+        rms_decay: For rmsprop_tf, decay of the mean square.
+        eps: For rmsprop_tf (None: 1.0) and adamw (None: 1e-8).
+    """
+    groups = parameter_groups(model, weight_decay, decay_depthwise)
+    if name == "sgd":
+        return SGD(groups, lr, momentum=momentum, nesterov=nesterov)
+    if name == "rmsprop_tf":
+        return RMSpropTF(groups, lr, decay=rms_decay, momentum=momentum, eps=1.0 if eps is None else eps)
+    if name == "adamw":
+        return AdamW(groups, lr, eps=1e-8 if eps is None else eps)
+    raise ConfigError(f"optimizer.name={name!r} is unknown; valid: sgd, rmsprop_tf, adamw")
+
+
+def schedule(
+    *,
+    name: str,
+    total_steps: int,
+    steps_per_epoch: float,
+    warmup_epochs: float = 0.0,
+    decay_rate: float = 0.98,
+    decay_epochs: float = 1.0,
+    power: float = 0.9,
+    final: float = 0.0,
+) -> Callable[[int], float]:
+    """The learning rate's factor as a function of the step.
+
+    Args:
+        name: "constant"; "exponential" (times `decay_rate` every `decay_epochs` epochs, in stairs, as TF-slim);
+            "cosine" (half a cosine to `final`); "poly" ((1 - t) ** power, as DeepLab).
+        total_steps: Optimiser steps of the run.
+        steps_per_epoch: Optimiser steps of an epoch.
+        warmup_epochs: Linear rise from 0 over so many epochs, before the schedule, whose time they share.
+        decay_rate: For exponential.
+        decay_epochs: For exponential.
+        power: For poly.
+        final: For cosine and poly: the factor at the end.
+    """
+    if name not in ("constant", "exponential", "cosine", "poly"):
+        raise ConfigError(f"schedule.name={name!r} is unknown; valid: constant, exponential, cosine, poly")
+    warmup = round(warmup_epochs * steps_per_epoch)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if name == "constant":
+            return 1.0
+        if name == "exponential":
+            return decay_rate ** math.floor((step - warmup) / (decay_epochs * steps_per_epoch))
+        time = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        shape = 0.5 * (1 + math.cos(math.pi * time)) if name == "cosine" else (1 - time) ** power
+        return final + (1 - final) * shape
+
+    return factor

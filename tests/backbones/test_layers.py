@@ -1,0 +1,73 @@
+"""Padding and rounding against their definitions."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from mnv2vision.backbones.layers import Conv2d, make_divisible, tf_same_padding
+
+
+@given(
+    size=st.tuples(st.integers(1, 600), st.integers(1, 600)),
+    kernel=st.sampled_from((1, 2, 3, 5, 7)),
+    stride=st.integers(1, 4),
+    dilation=st.integers(1, 4),
+)
+def test_tf_same_padding(size: tuple[int, int], kernel: int, stride: int, dilation: int) -> None:
+    left, right, top, bottom = tf_same_padding(size, kernel, stride, dilation)
+    extent = dilation * (kernel - 1) + 1
+    for length, before, after in (size[0], top, bottom), (size[1], left, right):
+        outputs = -(-length // stride)
+        assert after - before in (0, 1)  # the odd pixel goes below and to the right
+        assert before >= 0
+        # As many outputs as SAME promises, and not a pixel more than they need.
+        assert (length + before + after - extent) // stride + 1 == outputs
+        assert before + after == max((outputs - 1) * stride + extent - length, 0)
+
+
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    kernel=st.sampled_from((1, 3, 5)),
+    stride=st.sampled_from((1, 2)),
+    dilation=st.integers(1, 4),
+)
+def test_convolutions_give_the_size_they_promise(
+    size: tuple[int, int], kernel: int, stride: int, dilation: int
+) -> None:
+    for padding in ("symmetric", "tf"):
+        conv = Conv2d(1, 1, kernel, padding=padding)
+        conv.set_stride(stride, dilation if stride == 1 else 1)
+        assert conv(torch.zeros(1, 1, *size)).shape[2:] == tuple(-(-length // stride) for length in size)
+
+
+def test_tf_padding_by_hand() -> None:
+    # 4 pixels, kernel 3, stride 2: SAME reads (0, 1, 2) and (2, 3, -); symmetric padding reads (-, 0, 1) and (1, 2, 3).
+    row = torch.tensor([1.0, 10.0, 100.0, 1000.0]).reshape(1, 1, 1, 4)
+    for padding, expected in ("tf", [111.0, 1100.0]), ("symmetric", [11.0, 1110.0]):
+        conv = Conv2d(1, 1, 3, stride=2, padding=padding)
+        conv.weight.data = (
+            F.pad(torch.ones(1, 1, 1, 3), (0, 0, 1, 1))
+            if padding == "symmetric"
+            else (F.pad(torch.ones(1, 1, 1, 3), (0, 0, 1, 1)))
+        )
+        assert conv(row).flatten().tolist() == expected
+
+
+@given(value=st.floats(0.01, 10_000), divisor=st.sampled_from((1, 2, 4, 8, 16, 32)))
+def test_make_divisible(value: float, divisor: int) -> None:
+    rounded = make_divisible(value, divisor)
+    assert rounded % divisor == 0
+    assert rounded >= divisor
+    assert rounded >= 0.9 * value
+    assert rounded == divisor or rounded - value <= divisor
+    nearest = max(divisor, int(value / divisor + 0.5) * divisor)
+    assert rounded in (nearest, nearest + divisor)
+    assert (rounded == nearest) == (nearest >= 0.9 * value)
+
+
+@pytest.mark.parametrize(("value", "rounded"), [(16 * 0.35, 8), (24 * 0.35, 8), (32 * 0.35, 16), (11, 16), (12, 16)])
+def test_make_divisible_by_hand(value: float, rounded: int) -> None:
+    # 11.2 would round to 8, which is more than 10 % below it.
+    assert make_divisible(value) == rounded
