@@ -45,7 +45,8 @@ def create_backbone(name: str, **options: Any) -> Backbone:
     """
     if name not in BACKBONES:
         raise ConfigError(f"backbone {name!r} is unknown; valid: {', '.join(BACKBONES)}")
-    if not 0 < options.get("width", 1.0) <= 16:
-        raise ConfigError(f"width={options['width']} is no channel multiplier; the papers use 0.25 to 1.4")
+    width = options.get("width", 1.0)
+    if not isinstance(width, int | float) or not 0 < width <= 16:
+        raise ConfigError(f"width={width!r} is no channel multiplier; the papers use 0.25 to 1.4")
     check_keywords(BACKBONES[name], options, f"option of {name}")
     return BACKBONES[name](**options)

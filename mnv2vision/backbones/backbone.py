@@ -57,6 +57,8 @@ class Backbone(nn.Module):
             ConfigError: For an unknown tap, with the list of those there are.
         """
         super().__init__()
+        if isinstance(taps, str):
+            raise ConfigError(f"taps={taps!r} is one name; taps is a list of names, such as [{taps}]")
         self.taps = tuple(taps) if taps is not None else (self.final_tap,)
         if not self.taps:
             raise ConfigError("taps is empty; name at least one feature map, such as 'last'")

@@ -14,6 +14,7 @@ from mnv2vision.backbones.layers import (
     check_choice,
     make_divisible,
 )
+from mnv2vision.errors import ConfigError
 
 # Table 2: expansion t, channels c, repeats n, stride s of the first repeat.
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -65,6 +66,8 @@ class MobileNetV2(Backbone):
         """
         check_choice("variant", variant, ("slim", "paddle"))
         check_choice("shortcut", shortcut, ("bottleneck", "expansion", "none"))
+        if expansion < 1 or divisor < 1:
+            raise ConfigError(f"expansion={expansion} and divisor={divisor} must be 1 or more")
         options = LayerOptions(padding, norm_eps, norm_momentum, activation)
 
         def round_channels(count: float) -> int:

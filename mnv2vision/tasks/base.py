@@ -103,7 +103,8 @@ class Task(pl.LightningModule):
         self._check_last_loss()
         loss = self.loss(self.model.preprocessing.normalize(batch.images), batch)
         self._last_loss = (loss.detach(), batch.image_ids)
-        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch.image_ids))
+        self.log("step_loss", loss.detach(), prog_bar=True)
+        self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.image_ids))
         return loss
 
     def on_train_epoch_end(self) -> None:

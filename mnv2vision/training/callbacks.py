@@ -97,7 +97,8 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the epoch's row and say it in a line."""
-        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        logged = sorted(trainer.callback_metrics.items())
+        metrics = {name: float(value) for name, value in logged if name != "step_loss"}
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics}
         self.rows = [old for old in self.rows if old["epoch"] < row["epoch"]] + [row]
         if not trainer.is_global_zero:
