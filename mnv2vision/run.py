@@ -37,6 +37,7 @@ from mnv2vision.training.callbacks import (
     ProgressBar,
     checkpoint_callbacks,
 )
+from mnv2vision.training.precision import best_precision
 from mnv2vision.vision_model import VisionModel
 from mnv2vision.weights import file
 
@@ -196,7 +197,7 @@ def _training_options(config: dict[str, Any]) -> TrainingOptions:
 def _trainer(config: dict[str, Any], run_dir: Path, callbacks: list[Callback], loggers: list[Logger]) -> pl.Trainer:
     options = dict(config["trainer"])
     if options["precision"] == "auto":
-        options["precision"] = _best_precision(options["accelerator"])
+        options["precision"] = best_precision(options["accelerator"])
     try:
         return pl.Trainer(
             **options,
@@ -211,13 +212,6 @@ def _trainer(config: dict[str, Any], run_dir: Path, callbacks: list[Callback], l
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-
-
-def _best_precision(accelerator: str) -> str:
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    # Without instructions for it, bfloat16 on a CPU is slower than float32.
-    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "32-true"
 
 
 def _describe(trainer: pl.Trainer) -> str:

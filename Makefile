@@ -1,0 +1,39 @@
+# make demo    create .venv, train and evaluate on the built-in data, draw predictions
+# make test    create .venv and run all tests          make fast    the quick half of them
+# make check   lint, formatting and types
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+DEMO = runs/demo
+
+.PHONY: help demo test fast check clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/python tools/train.py recipe=shapes run_dir=$(DEMO)/train
+	$(BIN)/python tools/eval.py checkpoint=$(DEMO)/train/model.safetensors run_dir=$(DEMO)/eval
+	@echo
+	@echo "figures:  $(DEMO)/train/metrics.json, metrics.csv"
+	@echo "pictures: $(DEMO)/train/predictions.png, confusion.png"
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+fast: $(VENV)/installed
+	$(BIN)/python -m pytest -m 'not slow'
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,159 @@
+"""Speed against torchvision, both sides in one run, turn by turn: machines differ and are shared, ratios hold."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision import transforms as T
+from torchvision.datasets import ImageFolder
+
+import mnv2vision as mv
+from mnv2vision.data.datamodule import DataModule
+from mnv2vision.data.imagenet import ImageNet
+from mnv2vision.data.shapes import Shapes
+from mnv2vision.data.transforms import ClassificationAugmentation, EvaluationTransform
+from mnv2vision.predictor import Predictor
+from mnv2vision.preprocessing import Preprocessing
+from mnv2vision.training.precision import best_precision
+
+
+class Result(NamedTuple):
+    """A comparison: seconds are medians; `ratio` is the peer's time by ours, the median of the pairs."""
+
+    what: str
+    ours: float
+    peer: float
+    ratio: float
+
+
+def compare(
+    what: str, ours: Callable[[], object], peer: Callable[[], object], *, rounds: int, items: int = 1
+) -> Result:
+    """Time two functions in turn, after a call of each that does not count.
+
+    Args:
+        what: Name of the comparison.
+        ours: The function that is hoped to be faster.
+        peer: What it is compared with.
+        rounds: Timed calls of each.
+        items: Images (or the like) of one call; times are given per item.
+    """
+    ours()
+    peer()
+    pairs = [(_seconds(ours) / items, _seconds(peer) / items) for _ in range(rounds)]
+    mine, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+    ratio = statistics.median(b / a for a, b in pairs)
+    return Result(what, statistics.median(mine), statistics.median(theirs), ratio)
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def training_step(rounds: int = 9, batch_size: int = 32) -> Result:
+    """A step of MobileNetV2 1.0 at 224: our defaults for this CPU, against float32 in NCHW."""
+    images, labels = torch.randn(batch_size, 3, 224, 224), torch.randint(0, 1000, (batch_size,))
+
+    def stepper(model: torch.nn.Module, images: Tensor, bfloat16: bool) -> Callable[[], None]:
+        optimizer = torch.optim.SGD(model.train().parameters(), 0.01, momentum=0.9, weight_decay=4e-5)
+
+        def step() -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = F.cross_entropy(model(images).float(), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        return step
+
+    ours: Any = mv.create_model("classification").to(memory_format=torch.channels_last)
+    bfloat16 = best_precision("cpu") == "bf16-mixed"
+    return compare(
+        f"training step, MobileNetV2 1.0, 224, batch {batch_size}",
+        stepper(ours, images.to(memory_format=torch.channels_last), bfloat16),
+        stepper(torchvision.models.mobilenet_v2(), images, False),
+        rounds=rounds,
+    )
+
+
+def inference(batch_size: int, rounds: int) -> Result:
+    """MobileNetV2 1.0 at 224 as `Predictor` holds it, against torchvision's model in eager mode."""
+    images = torch.randn(batch_size, 3, 224, 224)
+    predictor = Predictor(mv.create_model("classification"), device="cpu")
+    peer = torchvision.models.mobilenet_v2().eval()
+    mine = images.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        return compare(
+            f"inference, MobileNetV2 1.0, 224, batch {batch_size}",
+            lambda: predictor.model(mine),
+            lambda: peer(images),
+            rounds=rounds,
+        )
+
+
+def input_pipeline(root: str, rounds: int = 5) -> Result:
+    """Decoding, random crop, flip and batching by one reading process, against torchvision's reference on Pillow."""
+    source = ImageNet(root, "train")
+    data = DataModule(
+        (source, ClassificationAugmentation((224, 224))), None, batch_size=32, workers=1, on_error="raise"
+    )
+    ours = data.train_dataloader()
+    reference = T.Compose(
+        [
+            T.RandomResizedCrop(224),
+            T.RandomHorizontalFlip(),
+            T.PILToTensor(),
+            T.ConvertImageDtype(torch.float32),
+            T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+
+    def load(path: str | Path) -> Image.Image:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+
+    folder = ImageFolder(str(Path(root) / "train"), reference, loader=load)
+    peer: DataLoader[Any] = DataLoader(folder, 32, shuffle=True, drop_last=True, num_workers=1, persistent_workers=True)
+    images = len(source) // 32 * 32
+    return compare(
+        "input pipeline, one process, per image", lambda: list(ours), lambda: list(peer), rounds=rounds, items=images
+    )
+
+
+def epoch_gap(epochs: int = 5) -> float:
+    """Seconds from an epoch's last batch to the next one's first, on the shapes; the median."""
+    preprocessing = Preprocessing(image_size=(128, 128))
+    data = DataModule(
+        (Shapes("train", size=640, image_size=128), EvaluationTransform(preprocessing)), None, batch_size=32, workers=1
+    )
+    loader, gaps = data.train_dataloader(), []
+    for _ in range(epochs + 1):
+        start = time.perf_counter()
+        iterator = iter(loader)
+        next(iterator)
+        gaps.append(time.perf_counter() - start)
+        list(iterator)
+    return statistics.median(gaps[1:])
+
+
+def machine() -> str:
+    """A line on where the figures come from."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return (
+        f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, torchvision {torchvision.__version__}"
+    )
