@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 after one line about what is wrong with the configuration, the files or the data.
     """
-    command, *rest = sys.argv[1:] if arguments is None else arguments or [""]
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if command not in COMMANDS:
         asked = command in ("-h", "--help", "help")
         print(f"usage: mnv2vision {'|'.join(COMMANDS)} [--help] [key=value ...]", file=None if asked else sys.stderr)

@@ -65,11 +65,14 @@ def load_config(command: str, arguments: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"{chosen[0].input_line} cannot change a resumed run; start a new one with init_from=")
         base = resumed
     for item in values:
-        _check(item, base)
-    if resumed is None:
-        return _plain(_compose(command, overrides))
+        if item.type is OverrideType.DEL:
+            raise ConfigError(f"{item.input_line}: keys cannot be removed; give {item.key_or_group} another value")
+        if item.is_sweep_override():
+            raise ConfigError(f"{item.input_line}: one value at a time (a list is written [a,b])")
+        _check(item.key_or_group, _value(item), item, base)
+    # Not by Hydra, which would take task= for its group where a command has a plain key of that name.
     for item in values:
-        OmegaConf.update(base, item.key_or_group, item.value(), merge=False, force_add=True)
+        OmegaConf.update(base, item.key_or_group, _value(item), merge=True, force_add=True)
     return _plain(base)
 
 
@@ -83,7 +86,10 @@ def _compose(command: str, overrides: Sequence[Override]) -> DictConfig:
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -102,11 +108,16 @@ def _resumed_config(values: Sequence[Override]) -> DictConfig | None:
     return config
 
 
-def _check(item: Override, base: DictConfig) -> None:
+def _value(item: Override) -> Any:
+    """The value; a path or name that looks like a number or a truth value is the text that was typed."""
+    value = item.value()
+    if isinstance(_EXAMPLES.get(item.key_or_group), str) and isinstance(value, bool | int | float):
+        return str(item.input_line).partition("=")[2].strip()
+    return value
+
+
+def _check(key: str, value: Any, item: Override, base: DictConfig) -> None:
     """Refuse an unknown key, or a value that is not of its default's type."""
-    key = item.key_or_group
-    if item.type is OverrideType.DEL:
-        raise ConfigError(f"{item.input_line}: keys cannot be removed; set {key}=null")
     parent, _, leaf = key.rpartition(".")
     section = OmegaConf.select(base, parent) if parent else base
     known = isinstance(section, DictConfig) and leaf in section
@@ -120,15 +131,57 @@ def _check(item: Override, base: DictConfig) -> None:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"unknown key {key}{hint} (valid: {', '.join(valid)})")
     assert isinstance(section, DictConfig)
-    default, value = section[leaf], item.value()
-    if isinstance(default, DictConfig) and not isinstance(value, dict):
-        raise ConfigError(f"{item.input_line}: {key} is a section; set one of {', '.join(map(str, default))}")
+    default = section[leaf]
+    if isinstance(default, DictConfig):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{item.input_line}: {key} is a section; set one of {', '.join(map(str, default))}")
+        for name, inner in value.items():
+            _check(f"{key}.{name}", inner, item, base)
+        return
     plain = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
-    if plain is not None and value is not None and not _same_kind(plain, value):
+    example = _EXAMPLES.get(key, plain)
+    optional = key in _EXAMPLES or plain is None or parent == "trainer"
+    if example is None or (optional and value is None):
+        return
+    if not _same_kind(example, value, lists=parent == "trainer"):
         raise ConfigError(
-            f"{item.input_line}: {key} takes {_KINDS[type(plain)]}, such as {json.dumps(plain)}, not {value!r}"
+            f"{item.input_line}: {key} takes {_KINDS[type(example)]}, such as {json.dumps(example)}, not {value!r}"
         )
 
+
+# What the keys that are null by default take.
+_EXAMPLES: dict[str, Any] = {
+    "backbone.activation": "relu6",
+    "backbone.divisor": 8,
+    "backbone.expansion": 6,
+    "backbone.initialization": "tf",
+    "backbone.linear_bottleneck": True,
+    "backbone.minimalistic": True,
+    "backbone.norm_eps": 0.001,
+    "backbone.norm_momentum": 0.1,
+    "backbone.output_stride": 16,
+    "backbone.padding": "tf",
+    "backbone.shortcut": "none",
+    "backbone.variant": "paddle",
+    "backbone.width": 0.5,
+    "checkpoint": "model.safetensors",
+    "checkpoint.every_n_steps": 1000,
+    "dataset.classes": ["cat", "dog"],
+    "dataset.root": "/data/imagenet",
+    "device": "cpu",
+    "early_stopping.patience": 5,
+    "init_from": "imagenet.safetensors",
+    "input": "weights.safetensors",
+    "keep_background": True,
+    "loader.workers": 2,
+    "model.dropout": 0.2,
+    "model.num_classes": 10,
+    "optimizer.eps": 1e-8,
+    "optimizer.reference_batch": 256,
+    "resume": "runs/mine/checkpoints/last.ckpt",
+    "run_dir": "runs/mine",
+    "source": "tensorflow",
+}
 
 _KINDS: dict[type, str] = {
     bool: "true or false",
@@ -140,13 +193,15 @@ _KINDS: dict[type, str] = {
 }
 
 
-def _same_kind(default: object, value: object) -> bool:
+def _same_kind(default: object, value: object, *, lists: bool) -> bool:
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)
     if isinstance(default, float):
         return isinstance(value, int | float)
     # A word may look like a number: trainer.devices=2 beside "auto", trainer.precision=32.
-    return isinstance(default, str) or isinstance(value, type(default))
+    if isinstance(default, str):
+        return lists or not isinstance(value, list | dict | None)
+    return isinstance(value, type(default))
 
 
 def _leaves(config: Any, prefix: str = "") -> list[str]:

@@ -31,9 +31,10 @@ def find_images(images: str | Sequence[str]) -> list[Path]:
     for entry in [images] if isinstance(images, str) else images:
         path = Path(entry)
         if path.is_dir():
-            matches = sorted(item for item in path.rglob("*") if item.suffix.lower() in EXTENSIONS)
+            matches = sorted(item for item in path.rglob("*") if item.suffix.lower() in EXTENSIONS and item.is_file())
         else:
-            matches = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(entry, recursive=True))]
+            names = [entry] if path.is_file() else sorted(glob.glob(entry, recursive=True))
+            matches = [Path(name) for name in names if os.path.isfile(name)]
         if not matches:
             raise DataError(f"images={entry}: no such file, and no images ({' '.join(EXTENSIONS)}) there")
         found.update(dict.fromkeys(matches))
@@ -57,7 +58,9 @@ def predict_files(
     predictor = Predictor(load(checkpoint), device=device, batch_size=batch_size)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    common = Path(os.path.commonpath([path.parent for path in paths]))
+    # Absolute, so that ../photos is not written outside the folder, nor mixed with /data/photos.
+    absolute = {path: Path(os.path.abspath(path)) for path in paths}
+    common = Path(os.path.commonpath([path.parent for path in absolute.values()]))
     records: list[tuple[Path, list[tuple[str, float]]]] = []
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
@@ -65,7 +68,7 @@ def predict_files(
         for path, photo, prediction in zip(batch, photos, predictor(list(photos)), strict=True):
             best = prediction.top(top)
             records.append((path, best))
-            picture = folder / path.relative_to(common).with_suffix(f"{path.suffix}.jpg")
+            picture = folder / absolute[path].relative_to(common).with_suffix(f"{path.suffix}.jpg")
             picture.parent.mkdir(parents=True, exist_ok=True)
             visualize.caption(photo, [f"{score:6.1%}  {name}" for name, score in best]).save(picture, quality=92)
     data = [

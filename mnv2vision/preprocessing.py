@@ -23,7 +23,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def as_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) from one side or from a pair; ConfigError unless positive integers."""
-    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    pair = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         raise ConfigError(f"image_size={image_size!r} is not a positive number of pixels or a pair (height, width)")
     return pair
@@ -67,13 +67,18 @@ class Preprocessing:
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize an (H, W, 3) uint8 image by the model's rule to (*image_size, 3) uint8."""
-        tensor = torch.from_numpy(image).permute(2, 0, 1)
+        # Flipped and read-only arrays, such as bgr[..., ::-1] and np.asarray(picture), are copied.
+        tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)
         size = list(self.image_size)
         if self.resize == "crop":
-            scale = max(
-                side / self.crop_fraction / length for side, length in zip(size, tensor.shape[-2:], strict=True)
-            )
-            size = [max(1, round(length * scale)) for length in tensor.shape[-2:]]
+            # The side that the crop just fits decides; the other is truncated, as torchvision's Resize does.
+            height, width = tensor.shape[-2:]
+            if size[0] * width >= size[1] * height:
+                resized = round(size[0] / self.crop_fraction)
+                size = [resized, resized * width // height]
+            else:
+                resized = round(size[1] / self.crop_fraction)
+                size = [resized * height // width, resized]
         if size != list(tensor.shape[-2:]):
             tensor = F.resize(tensor, size, InterpolationMode(self.interpolation), antialias=self.antialias)
         if self.resize == "crop":

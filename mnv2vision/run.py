@@ -15,7 +15,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 
 from mnv2vision.atomic import write_text
@@ -26,7 +26,7 @@ from mnv2vision.data.sample import SampleSource
 from mnv2vision.data.sources import Relabelled, check_parts, create_source
 from mnv2vision.data.transforms import ClassificationAugmentation, EvaluationTransform
 from mnv2vision.errors import ConfigError, DataError, WeightsError
-from mnv2vision.models import create_model
+from mnv2vision.models import MODELS, create_model
 from mnv2vision.preprocessing import as_pair
 from mnv2vision.tasks.base import Task, TrainingOptions
 from mnv2vision.tasks.classification import ClassificationTask, map_labels
@@ -35,6 +35,7 @@ from mnv2vision.training.callbacks import (
     History,
     PlainProgress,
     ProgressBar,
+    StopEarly,
     checkpoint_callbacks,
 )
 from mnv2vision.training.precision import best_precision
@@ -85,18 +86,18 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     if config["ema"]["decay"]:
         callbacks.append(EMAWeightAveraging(decay=config["ema"]["decay"]))
     if config["early_stopping"]["patience"]:
-        callbacks.append(EarlyStopping(task.monitor, mode="max", patience=config["early_stopping"]["patience"]))
+        callbacks.append(StopEarly(task.monitor, mode="max", patience=config["early_stopping"]["patience"]))
     trainer = _trainer(config, run_dir, callbacks, _loggers(config, run_dir))
     if config["resume"]:
-        _check_resume(config["resume"], task)
+        _check_resume(config, task, trainer.world_size)
     _write_config(config, run_dir)
     log.info("%s: %d training and %d validation images, %s", run_dir, len(source), len(val_source), _describe(trainer))
     trainer.fit(task, data, ckpt_path=config["resume"], weights_only=True)
-    data.log_skipped()
-
-    _load_best(task, checkpoints / "best.ckpt")
+    _load_best(task, trainer, config["resume"])
     _save_model(task.model, run_dir / "model.safetensors")
-    return _evaluate(trainer, task, data, run_dir)
+    metrics = _evaluate(trainer, task, data, run_dir)
+    data.log_skipped()
+    return metrics
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, float]:
@@ -158,8 +159,11 @@ def _new_model(config: dict[str, Any], names: tuple[str, ...]) -> VisionModel:
     num_classes = options.pop("num_classes", len(names))
     if num_classes != len(names):
         raise ConfigError(f"model.num_classes={num_classes}, but the data set has {len(names)} classes")
+    preprocessing = {key: value for key, value in config["preprocessing"].items() if value is not None}
     if not config["init_from"]:
-        return create_model(config["task"], backbone=backbone, names=names, **options)
+        size = {"image_size": MODELS[config["task"]].default_image_size}
+        preprocessing = size | preprocessing
+        return create_model(config["task"], backbone=backbone, names=names, preprocessing=preprocessing, **options)
     weights = file.read(config["init_from"])
     if weights.config["backbone"] != backbone:
         raise ConfigError(
@@ -167,7 +171,7 @@ def _new_model(config: dict[str, Any], names: tuple[str, ...]) -> VisionModel:
             f" say backbone={weights.config['backbone']}"
         )
     inherited = {key: value for key, value in weights.config.items() if key not in ("task", "num_classes")}
-    preprocessing = weights.preprocessing
+    preprocessing = weights.preprocessing | preprocessing
     model = create_model(config["task"], names=names, preprocessing=preprocessing, **(inherited | options))
     log.info(file.initialize_from(model, weights, config["init_from"]))
     return model
@@ -243,19 +247,31 @@ def _loggers(config: dict[str, Any], run_dir: Path) -> list[Logger]:
     return loggers
 
 
-def _check_resume(path: str, task: Task) -> None:
+def _check_resume(config: dict[str, Any], task: Task, world_size: int) -> None:
+    path = config["resume"]
     if not Path(path).is_file():
         raise ConfigError(f"resume={path}: no such checkpoint")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state, fixed, data = (checkpoint[key] for key in ("state_dict", "fixed_options", "DataModule"))
     except Exception as error:  # torch raises many kinds for corrupt files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"resume={path}: is no checkpoint of a training run ({reason})") from error
     file.check_fit(state, task.state_dict(), f"resume={path}")
+    changed = [key for key, value in task.fixed_options.items() if fixed[key] != value]
+    if ("current_model_state" in checkpoint) != bool(config["ema"]["decay"]):  # the averages, or what they are of
+        changed.append("ema")
+    if data["batch"] and data["global_batch"] != config["loader"]["batch_size"] * world_size:
+        changed.append(f"the global batch of {data['global_batch']} (the checkpoint is amid an epoch)")
+    if changed:
+        raise ConfigError(f"resume={path}: a resumed run cannot change {', '.join(changed)}; start one with init_from=")
 
 
-def _load_best(task: Task, path: Path) -> None:
-    if path.is_file():  # not there if training stopped before the first validation
+def _load_best(task: Task, trainer: pl.Trainer, resumed: str | None) -> None:
+    # Without validation there is no best, but a last checkpoint; without a step to train, the one that is resumed.
+    written = {bool(callback.monitor): callback.best_model_path for callback in trainer.checkpoint_callbacks}  # type: ignore[attr-defined]
+    path = written.get(True) or written.get(False) or resumed
+    if path:
         task.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
 
 
@@ -274,7 +290,7 @@ def _run_dir(config: dict[str, Any], kind: str) -> Path:
     if config["run_dir"]:
         return Path(config["run_dir"])
     # Lightning starts the other processes of a node with this process's environment: all must name the same folder.
-    if "MNV2VISION_RUN_DIR" not in os.environ:
+    if "MNV2VISION_RUN_DIR" not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0":
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(
                 "processes started from outside (torchrun, SLURM) must share a folder: give run_dir=<folder>"
@@ -293,5 +309,6 @@ def _quieten_lightning() -> None:
         ".*Checkpoint directory.*exists and is not empty.*",
         ".*LeafSpec.*",
         ".*lr_scheduler.step.*",
+        ".*sync_dist=True.*",  # metrics are the same in all processes
     ):
         warnings.filterwarnings("ignore", message)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from mnv2vision.backbones import Backbone
 from mnv2vision.backbones.layers import initialize
+from mnv2vision.errors import ConfigError
 from mnv2vision.vision_model import VisionModel
 
 
@@ -28,6 +29,8 @@ class Classifier(VisionModel):
             dropout: Probability of dropping a pooled feature during training.
         """
         super().__init__()
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ConfigError(f"dropout={dropout!r} is no probability below 1")
         self.backbone = backbone
         channels = backbone.feature_specs[backbone.taps[0]].channels
         hidden = getattr(backbone, "head_channels", None)

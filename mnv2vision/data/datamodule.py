@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from mnv2vision.data.batch import Batch, BatchDataset, BatchSampler, OnError, Transform
 from mnv2vision.data.sample import SampleSource
+from mnv2vision.distributed import gather
 from mnv2vision.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"loader.batch_size={batch_size} must be at least 1")
+        if workers is not None and workers < 0:
+            raise ConfigError(f"loader.workers={workers} must not be negative")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.workers = min(8, max(1, cores // 2)) if workers is None else workers
         self.batch_size = batch_size
@@ -89,18 +92,28 @@ class DataModule(pl.LightningDataModule):
         return batch.to(device)
 
     def log_skipped(self) -> None:
-        """List the files that could not be read (data.on_error=skip)."""
-        if self.skipped:
-            log.warning("%d unreadable files were skipped:\n  %s", len(self.skipped), "\n  ".join(sorted(self.skipped)))
+        """List the files that any process could not read (data.on_error=skip)."""
+        if skipped := self._all_skipped():
+            log.warning("%d unreadable files were skipped:\n  %s", len(skipped), "\n  ".join(skipped))
+
+    def _all_skipped(self) -> list[str]:
+        return sorted(set().union(*gather(self.skipped)))
 
     def state_dict(self) -> dict[str, Any]:
         """How far the present epoch has come, for a checkpoint."""
         assert self.trainer is not None
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return {"epoch": self.trainer.current_epoch, "batch": progress.processed}  # type: ignore[attr-defined]
+        batch = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+        done = batch >= self.trainer.num_training_batches  # fewer than there are with trainer.limit_train_batches
+        return {
+            "epoch": self.trainer.current_epoch + done,
+            "batch": 0 if done else batch,
+            "global_batch": self.batch_size * self.trainer.world_size,
+            "skipped": self._all_skipped(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint was written."""
         self._resume = (state_dict["epoch"], state_dict["batch"])
+        self.skipped.update(state_dict["skipped"])
         if self._sampler is not None:
             self._sampler.go_on_at(*self._resume)

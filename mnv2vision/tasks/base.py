@@ -12,8 +12,10 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
 
 from mnv2vision.data.batch import Batch, sample_seed
+from mnv2vision.distributed import gather
 from mnv2vision.errors import DataError
 from mnv2vision.training.optim import build_optimizer, schedule
 from mnv2vision.vision_model import VisionModel
@@ -71,7 +73,8 @@ class Task(pl.LightningModule):
         if self.options.channels_last:
             self.model.to(memory_format=torch.channels_last)
         model.backbone.freeze(self.options.freeze)
-        self._train_forward: Callable[[Tensor], Any] = model
+        self.epoch_loss = MeanMetric(nan_strategy="disable")  # to look for NaN would mean to wait for the device
+        self._compiled: Callable[[Tensor], Any] | None = None
         self.metrics: dict[str, float] = {}
         self._last_loss: tuple[Tensor, list[int | str]] | None = None
 
@@ -89,13 +92,17 @@ class Task(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Any:
         """The model's raw outputs; compiled in training where asked for."""
-        return self._train_forward(images) if self.training else self.model(images)
+        return self._compiled(images) if self.training and self._compiled is not None else self.model(images)
 
     def on_fit_start(self) -> None:
         """Compile here: averaged copies of the model are made before and need not be compiled."""
         if self.options.compile:
             # Not as an attribute: a compiled module would be a submodule with parameters of its own.
-            self.__dict__["_train_forward"] = torch.compile(self.model)
+            self.__dict__["_compiled"] = torch.compile(self.model)
+
+    def on_train_epoch_start(self) -> None:
+        """Start the mean loss anew; not called where an epoch is resumed in its middle."""
+        self.epoch_loss.reset()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss; what is drawn in a step depends on the seed, the epoch, the batch and the process alone."""
@@ -104,7 +111,8 @@ class Task(pl.LightningModule):
         loss = self.loss(self.model.preprocessing.normalize(batch.images), batch)
         self._last_loss = (loss.detach(), batch.image_ids)
         self.log("step_loss", loss.detach(), prog_bar=True)
-        self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.image_ids))
+        self.epoch_loss.update(loss.detach(), len(batch.image_ids))
+        self.log("loss", self.epoch_loss, on_step=False, on_epoch=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -121,9 +129,31 @@ class Task(pl.LightningModule):
                 f" {', '.join(map(str, image_ids))}; look at their annotations, or lower optimizer.lr"
             )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what Lightning forgets: the mean loss so far, and what the optimiser's state belongs to."""
+        self._check_last_loss()
+        checkpoint["fixed_options"] = self.fixed_options
+        checkpoint["epoch_loss"] = gather((float(self.epoch_loss.mean_value), float(self.epoch_loss.weight)))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the mean loss of an epoch that is resumed in its middle."""
+        states = checkpoint["epoch_loss"]
+        if len(states) == self.trainer.world_size:
+            total, weight = states[self.trainer.global_rank]
+            self.epoch_loss.mean_value = torch.tensor(total, device=self.device)
+            self.epoch_loss.weight = torch.tensor(weight, device=self.device)
+
+    @property
+    def fixed_options(self) -> dict[str, Any]:
+        """The options that a resumed run cannot change, as the checkpoint's optimiser would overrule them."""
+        return {"optimizer": dict(self.options.optimizer), "freeze": self.options.freeze}
+
     def on_validation_epoch_start(self) -> None:
-        """Start counting."""
+        """Start counting, with rank 0's batch norm statistics everywhere: they are the ones a checkpoint keeps."""
         self.evaluator.reset()
+        if self.trainer.world_size > 1:
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict in float32, whatever training uses, so that an evaluation repeats the figures of training."""
@@ -147,6 +177,6 @@ class Task(pl.LightningModule):
             options["lr"] = scaled
         optimizer = build_optimizer(self.model, **options)
         total = int(trainer.estimated_stepping_batches)
-        per_epoch = max(1, int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)  # the last may be short
         factor = schedule(total_steps=total, steps_per_epoch=per_epoch, **self.options.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
 from mnv2vision.atomic import atomic_path
@@ -26,13 +26,52 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, temporary)
 
 
-class StepCheckpoint(ModelCheckpoint):
+class EpochCheckpoint(ModelCheckpoint):
+    """A checkpoint that remembers its best score when the run's folder has moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the scores over to where the file is now; Lightning would start anew, and a worse one become best."""
+
+        def moved(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        if not all(Path(moved(path)).is_file() for path in state_dict["best_k_models"]):
+            return  # resumed into another folder: the best is the best of what is there
+        paths = {key: moved(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+
+
+class StepCheckpoint(EpochCheckpoint):
     """`last.ckpt` every so many steps; the epoch's last step is left to the checkpoint after validation."""
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Save unless validation is about to run: a checkpoint between the two would lose its result."""
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            super().on_train_batch_end(trainer, *args, **kwargs)
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save after an optimiser step: amid accumulated batches the gradients would be lost.
+
+        Nor where validation is about to run: a checkpoint between the two would lose its result.
+        """
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+class StopEarly(EarlyStopping):
+    """Early stopping that a resumed run goes on with."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the count, but let the configuration say how many are too many."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop at once where the run was killed between its last checkpoint and its end."""
+        trainer.should_stop = self.wait_count >= self.patience
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say why training ends."""
+        if self.wait_count >= self.patience:
+            log.info("stopped: %d validations without a better %s", self.wait_count, self.monitor)
 
 
 def checkpoint_callbacks(folder: Path, monitor: str, every_n_steps: int | None) -> list[Callback]:
@@ -45,8 +84,8 @@ def checkpoint_callbacks(folder: Path, monitor: str, every_n_steps: int | None) 
     """
     common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
     callbacks: list[Callback] = [
-        ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_on_train_epoch_end=True, **common),
-        ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common),
+        EpochCheckpoint(filename="best", monitor=monitor, mode="max", save_on_train_epoch_end=True, **common),
+        EpochCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common),
     ]
     if every_n_steps:
         # First, so that of two checkpoints at one moment the one after the epoch stands.
@@ -82,6 +121,8 @@ class History(Callback):
         self.path = path
         self.rows: list[dict[str, float]] = []
         self.throughput = Throughput()
+        self._rate = 0.0
+        self._validated = -1
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to time the epoch."""
@@ -92,15 +133,20 @@ class History(Callback):
     ) -> None:
         """Count the images."""
         self.throughput.add(len(batch.image_ids) * trainer.world_size)
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            self._rate = self.throughput.rate  # validation is not to count
+        self._rate = self.throughput.rate  # here, as validation is not to count
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that there are new results."""
+        self._validated = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the epoch's row and say it in a line."""
+        # Without validation in this epoch, Lightning still shows the results of an earlier one.
+        old = set() if self._validated == trainer.current_epoch else set(getattr(pl_module, "metrics", ()))
         logged = sorted(trainer.callback_metrics.items())
-        metrics = {name: float(value) for name, value in logged if name != "step_loss"}
+        metrics = {name: float(value) for name, value in logged if name not in {"step_loss", *old}}
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics}
-        self.rows = [old for old in self.rows if old["epoch"] < row["epoch"]] + [row]
+        self.rows = [entry for entry in self.rows if entry["epoch"] < row["epoch"]] + [row]
         if not trainer.is_global_zero:
             return
         total = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""

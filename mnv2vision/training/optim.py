@@ -120,7 +120,11 @@ def build_optimizer(
         eps: For rmsprop_tf (None: 1.0) and adamw (None: 1e-8).
     """
     groups = parameter_groups(model, weight_decay, decay_depthwise)
+    if not (lr >= 0 and weight_decay >= 0 and momentum >= 0):
+        raise ConfigError(f"optimizer: lr={lr}, weight_decay={weight_decay} and momentum={momentum} must be 0 or more")
     if name == "sgd":
+        if nesterov and not momentum:
+            raise ConfigError("optimizer.nesterov=true needs an optimizer.momentum above 0")
         return SGD(groups, lr, momentum=momentum, nesterov=nesterov)
     if name == "rmsprop_tf":
         return RMSpropTF(groups, lr, decay=rms_decay, momentum=momentum, eps=1.0 if eps is None else eps)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import mnv2vision
 from mnv2vision.atomic import atomic_path
-from mnv2vision.errors import ConfigError, WeightsError
+from mnv2vision.errors import WeightsError
 from mnv2vision.models import create_model
 from mnv2vision.vision_model import VisionModel
 
@@ -103,7 +103,7 @@ def load(path: str | os.PathLike[str]) -> VisionModel:
     try:
         with torch.device("meta"):
             model = create_model(**file.config, names=file.names, preprocessing=file.preprocessing)
-    except (ConfigError, TypeError) as error:
+    except (ValueError, TypeError) as error:  # ConfigError among them
         raise WeightsError(f"{path}: cannot be rebuilt by this version ({error})") from error
     check_fit(file.state, model.state_dict(), str(path))
     model.load_state_dict(file.state, assign=True)

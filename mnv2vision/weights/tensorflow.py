@@ -190,8 +190,8 @@ def architecture(variables: Variables) -> dict[str, Any]:
 def _fits(layer: ConvNormAct, scope: str, variables: Variables) -> bool:
     depthwise = layer.conv.groups > 1
     shape = variables.shape(f"{scope}/{'depthwise_weights' if depthwise else 'weights'}")
-    # A missing variable is named later; only sizes tell widths apart.
-    return shape is None or shape[2 if depthwise else 3] == layer.out_channels
+    # A missing or misshapen variable is named later; only sizes tell widths apart.
+    return shape is None or len(shape) != 4 or shape[2 if depthwise else 3] == layer.out_channels
 
 
 def import_classifier(variables: Variables, *, keep_background: bool = False) -> VisionModel:

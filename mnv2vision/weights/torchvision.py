@@ -104,7 +104,8 @@ def convert(task: str, path: str | os.PathLike[str]) -> VisionModel:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for corrupt files
-        raise WeightsError(f"{path}: is no state dictionary saved by torch ({str(error).splitlines()[0]})") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{path}: is no state dictionary saved by torch ({reason})") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: is no state dictionary (names to tensors)")
     return import_classifier(state, str(path))

@@ -1,0 +1,103 @@
+"""mnv2vision convert, as a user calls it."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision.models as tv
+from torch import nn
+
+import mnv2vision as mv
+from mnv2vision.cli import main
+from mnv2vision.weights import file
+
+Randomize = Callable[[nn.Module], None]
+
+
+@pytest.fixture
+def weights(tmp_path: Path, randomize: Randomize) -> Path:
+    """A file of torchvision's."""
+    theirs = tv.mobilenet_v2(width_mult=0.35, num_classes=6)
+    randomize(theirs)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    return tmp_path / "theirs.pth"
+
+
+def test_writes_a_model_with_its_provenance(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new/model.safetensors"
+    assert main(["convert", "source=torchvision", f"input={weights}", f"output={output}"]) == 0
+    provenance = file.read(output).provenance
+    assert provenance["source"] == "torchvision"
+    assert provenance["input"] == "theirs.pth"
+    assert provenance["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert provenance["mnv2vision"] == mv.__version__
+    theirs = tv.mobilenet_v2(width_mult=0.35, num_classes=6)
+    theirs.load_state_dict(torch.load(weights, weights_only=True))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(mv.load(output)(x), theirs.eval()(x), rtol=1e-4, atol=1e-4)
+    told = capsys.readouterr().err
+    parameters = sum(parameter.numel() for parameter in theirs.parameters())
+    assert "mobilenet_v2" in told
+    assert "0.35" in told
+    assert "6 classes" in told
+    assert str(parameters) in told.replace(",", "")
+
+
+def test_official_weights(shared: Path, tmp_path: Path) -> None:
+    source = shared / "weights/tf_mobilenet_v2_1.0_224.safetensors"
+    output = tmp_path / "model.safetensors"
+    common = ["convert", "source=tensorflow", f"input={source}", f"output={output}"]
+    assert main(common) == 0
+    assert mv.load(output).num_classes == 1000
+    assert main([*common, "keep_background=true"]) == 0
+    assert mv.load(output).names[:2] == ("background", "tench")
+    assert file.read(output).provenance["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["source=caffe", "input={weights}"], "source='caffe' is unknown; valid: tensorflow, torchvision"),
+        (["input={weights}"], "source=... is required"),
+        (["source=torchvision"], "input=... is required"),
+        (["source=torchvision", "input={weights}", "keep_background=true"], "keep_background"),
+        (["source=torchvision", "input={weights}", "task=segmentation"], "task=segmentation; valid: classification"),
+        (["source=tensorflow", "input={weights}", "task=detection"], "task=detection; valid: classification"),
+        (["source=tensorflow", "input={weights}", "keep_background=perhaps"], "keep_background"),
+        (["source=tensorflow", "input={weights}"], "theirs.pth: no such .safetensors or .npz"),
+        (["source=torchvision", "input={weights}x"], "theirs.pthx: no such file"),
+        (["source=tensorflow", "input={broken}"], "broken.npz: lacks the variable"),
+        (["source=torchvision", "input={broken}"], "no state dictionary saved by torch"),
+        (["source=torchvision", "input={weights}", "width=1"], "unknown key width"),
+    ],
+)
+@pytest.mark.parametrize("older", [True, False])
+def test_failures_leave_nothing_behind(
+    arguments: list[str],
+    message: str,
+    older: bool,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    output = folder / "model.safetensors"
+    if older:
+        output.write_bytes(b"older")
+    broken = tmp_path / "broken.npz"
+    np.savez(broken, **{"MobilenetV2/Conv/weights": np.zeros((3, 3, 3, 32), np.float32)})  # type: ignore[arg-type]
+    given = [item.format(weights=weights, broken=broken) for item in arguments]
+    assert main(["convert", *given, f"output={output}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert [path.name for path in folder.iterdir()] == (["model.safetensors"] if older else [])
+    if older:
+        assert output.read_bytes() == b"older"

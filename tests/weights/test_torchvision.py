@@ -1,0 +1,169 @@
+"""torchvision's MobileNets: the same outputs at random weights, and the published weights by their names."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision.models as tv
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models._api import WeightsEnum
+
+import mnv2vision as mv
+from mnv2vision.data.imagenet import imagenet_names
+from mnv2vision.errors import WeightsError
+from mnv2vision.weights.torchvision import convert, import_classifier
+
+Randomize = Callable[[nn.Module], None]
+
+
+def small_state(randomize: Randomize) -> dict[str, Tensor]:
+    theirs = tv.mobilenet_v2(width_mult=0.5, num_classes=7)
+    randomize(theirs)
+    return theirs.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("create", "width", "backbone"),
+    [
+        (tv.mobilenet_v2, 0.5, "mobilenet_v2"),
+        (tv.mobilenet_v2, 1.0, "mobilenet_v2"),
+        (tv.mobilenet_v2, 1.4, "mobilenet_v2"),
+        (tv.mobilenet_v3_large, 1.0, "mobilenet_v3_large"),
+        (tv.mobilenet_v3_small, 1.0, "mobilenet_v3_small"),
+    ],
+)
+def test_outputs(
+    create: Callable[..., nn.Module], width: float, backbone: str, tmp_path: Path, randomize: Randomize
+) -> None:
+    options = {"width_mult": width} if backbone == "mobilenet_v2" else {}
+    theirs = create(**options)
+    randomize(theirs)
+    theirs.eval()
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    ours = convert("classification", tmp_path / "weights.pth")
+
+    assert ours.config["backbone"] == backbone
+    assert ours.config["width"] == width
+    assert ours.names == imagenet_names()
+    assert not ours.training
+    x = torch.randn(2, 3, 65, 50, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        a, b = ours(x), theirs(x)
+    assert b.std() > 1e-3
+    assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+    # It can go on training with the same batch norm.
+    our_norms, their_norms = (
+        [(norm.eps, norm.momentum) for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
+        for model in (ours, theirs)
+    )
+    assert our_norms == their_norms
+
+
+def test_classes_of_ones_own(randomize: Randomize) -> None:
+    model = import_classifier(small_state(randomize), "x")
+    assert model.num_classes == 7
+    assert model.names == ()
+
+
+def changed(state: dict[str, Tensor], **changes: Tensor | None) -> dict[str, Tensor]:
+    return {key: value for key, value in (state | changes).items() if value is not None}
+
+
+def test_what_does_not_fit_is_named(randomize: Randomize) -> None:
+    state = small_state(randomize)
+    with pytest.raises(WeightsError, match=r"^x: lacks features\.3\.conv\.1\.1\.bias \(96,\)"):
+        import_classifier(changed(state, **{"features.3.conv.1.1.bias": None}), "x")
+    with pytest.raises(WeightsError, match=r"^x: features\.19\.weight \(2, 3\) has no place"):
+        import_classifier(changed(state, **{"features.19.weight": torch.zeros(2, 3)}), "x")
+    with pytest.raises(WeightsError, match=r"^x: .*none of the usual widths"):
+        import_classifier(changed(state, **{"features.0.0.weight": torch.zeros(17, 3, 3, 3)}), "x")
+    for key in ("features.0.0.weight", "classifier.1.weight"):
+        with pytest.raises(WeightsError, match=r"^x: holds no state of torchvision's"):
+            import_classifier(changed(state, **{key: None}), "x")
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    def refusal(content: Any = None) -> str:
+        path = tmp_path / "w.pth"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            torch.save(content, path)
+        with pytest.raises(WeightsError) as caught:
+            convert("classification", path)
+        assert str(caught.value).startswith(str(path))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "no such file" in refusal()
+    assert "no state dictionary saved by torch" in refusal(b"no zip")
+    assert "no state dictionary saved by torch" in refusal(b"")
+    assert "no state dictionary" in refusal([1, 2])
+    assert "no state dictionary" in refusal({"epoch": 3})
+    assert "no state dictionary" in refusal(nn.Linear(2, 2))  # a whole module would need to be unpickled
+    assert "holds no state of torchvision's" in refusal(tv.resnet18().state_dict())
+
+
+# ---- published weights by name, without the network ----
+
+
+@pytest.mark.parametrize(
+    ("name", "create", "resize"),
+    [
+        ("MobileNet_V2_Weights.IMAGENET1K_V1", tv.mobilenet_v2, 256),
+        ("MobileNet_V2_Weights.IMAGENET1K_V2", tv.mobilenet_v2, 232),
+        ("MobileNet_V3_Large_Weights.IMAGENET1K_V2", tv.mobilenet_v3_large, 232),
+        ("MobileNet_V3_Small_Weights.IMAGENET1K_V1", tv.mobilenet_v3_small, 256),
+    ],
+)
+def test_published_names(
+    name: str, create: Callable[..., nn.Module], resize: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = create()
+    asked: list[str] = []
+
+    def downloaded(self: WeightsEnum, *args: Any, **kwargs: Any) -> Any:
+        asked.append(str(self))
+        assert kwargs["check_hash"]
+        return theirs.state_dict()
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", downloaded)
+    model = convert("classification", name)
+    assert asked == [name]
+    assert torch.equal(model.classifier.weight, list(theirs.parameters())[-2])
+    assert model.preprocessing.crop_fraction == pytest.approx(224 / resize)
+    assert model.names == imagenet_names()
+
+    # The weights' own transform gives the same input, up to a level of brightness.
+    cells = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    photo = Image.fromarray(cells).resize((500, 375), Image.Resampling.BICUBIC)
+    prepared = torch.from_numpy(model.preprocessing.prepare(np.asarray(photo))).permute(2, 0, 1)[None]
+    level = 1 / 255 / 0.224
+    wanted = tv.get_weight(name).transforms()(photo)
+    assert (model.preprocessing.normalize(prepared)[0] - wanted).abs().max() <= 1.1 * level
+
+
+def test_names_that_are_none_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MobileNet_V2_Weights.IMAGENET99K", "MobileNet_V9_Weights.IMAGENET1K_V1"):
+        with pytest.raises(WeightsError, match="torchvision has no such weights"):
+            convert("classification", name)
+
+    def offline(self: WeightsEnum, *args: Any, **kwargs: Any) -> Any:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
+    with pytest.raises(WeightsError, match=r"cannot be downloaded .*not known.*local file"):
+        convert("classification", "MobileNet_V2_Weights.IMAGENET1K_V2")
+
+
+def test_the_names_are_those_of_torchvision() -> None:
+    assert mv.create_model("classification", names=imagenet_names()).num_classes == 1000
+    theirs = tv.MobileNet_V2_Weights.IMAGENET1K_V2.meta["categories"]
+    # torchvision has two names twice (crane, maillot); ours are told apart, so that a name means one class.
+    same = [ours.split(",")[0].split(" (")[0].lower() == other.lower() for ours, other in zip(imagenet_names(), theirs)]
+    assert sum(same) > 950
