@@ -22,7 +22,7 @@ demo: $(VENV)/installed
 	$(BIN)/python tools/eval.py checkpoint=$(DEMO)/train/model.safetensors run_dir=$(DEMO)/eval
 	@echo
 	@echo "figures:  $(DEMO)/train/metrics.json, metrics.csv"
-	@echo "pictures: $(DEMO)/train/predictions.png, confusion.png"
+	@echo "pictures: $(DEMO)/eval/predictions.png, confusion.png"
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

@@ -72,7 +72,7 @@ def training_step(rounds: int = 9, batch_size: int = 32) -> Result:
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 loss = F.cross_entropy(model(images).float(), labels)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimizer.step()
 
         return step

@@ -12,13 +12,12 @@ from pathlib import Path
 from mnv2vision import visualize
 from mnv2vision.atomic import write_text
 from mnv2vision.data.decoding import decode_image
+from mnv2vision.data.folder_index import EXTENSIONS
 from mnv2vision.errors import DataError
 from mnv2vision.predictor import Predictor
 from mnv2vision.weights.file import load
 
 log = logging.getLogger(__name__)
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def find_images(images: str | Sequence[str]) -> list[Path]:

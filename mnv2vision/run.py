@@ -310,5 +310,8 @@ def _quieten_lightning() -> None:
         ".*LeafSpec.*",
         ".*lr_scheduler.step.*",
         ".*sync_dist=True.*",  # metrics are the same in all processes
+        ".*your dataloader is not resumable.*",  # the data module's is
+        ".*could not find the monitored key.*",  # without validation there is no best
+        ".*callbacks used to create the checkpoint.*",  # with other options now: they start anew
     ):
         warnings.filterwarnings("ignore", message)

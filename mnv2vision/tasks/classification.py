@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -16,6 +17,8 @@ from mnv2vision.data.batch import Batch
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.errors import ConfigError
 from mnv2vision.tasks.base import Task, TrainingOptions
+
+EXAMPLES = 24
 
 
 class ClassificationTask(Task):
@@ -59,13 +62,24 @@ class ClassificationTask(Task):
             images, targets = self._mix(images, targets)
         return classification_loss(self(images), targets, self.label_smoothing)
 
+    def on_validation_epoch_start(self) -> None:
+        """Start counting, and collecting examples."""
+        super().on_validation_epoch_start()
+        self._examples: list[tuple[NDArray[np.uint8], int, int]] = []
+
     def evaluate(self, images: Tensor, batch: Batch) -> None:
-        """Count the hits."""
+        """Count the hits, and keep the first images as examples."""
         assert batch.labels is not None
-        self.evaluator.update(self(images), ClassificationTargets(batch.labels, batch.image_ids))
+        logits = self(images)
+        self.evaluator.update(logits, ClassificationTargets(batch.labels, batch.image_ids))
+        wanted = EXAMPLES - len(self._examples)
+        if wanted > 0:
+            photos = batch.images[:wanted].permute(0, 2, 3, 1).cpu().numpy()
+            guesses = logits[:wanted].argmax(1).tolist()
+            self._examples.extend(zip(photos, guesses, batch.labels[:wanted].tolist(), strict=True))
 
     def write_report(self, folder: Path) -> None:
-        """`per_class.csv`, `most_confused.csv` and `confusion.png`."""
+        """`per_class.csv`, `most_confused.csv`, `confusion.png` and `predictions.png`."""
         for name, rows in (
             ("per_class.csv", self.evaluator.per_class()),
             ("most_confused.csv", self.evaluator.most_confused()),
@@ -78,6 +92,14 @@ class ClassificationTask(Task):
         seen = np.flatnonzero(counts.sum(0) + counts.sum(1))
         names = [self.evaluator.names[label] for label in seen]
         visualize.confusion_matrix(counts[np.ix_(seen, seen)], names, folder / "confusion.png")
+        if self._examples:
+            photos, guesses, labels = zip(*self._examples, strict=True)
+            names = list(self.evaluator.names)
+            titles = [
+                names[guess] if guess == label else f"✗ {names[guess]} ({names[label]})"
+                for guess, label in zip(guesses, labels, strict=True)
+            ]
+            visualize.contact_sheet(photos, titles, folder / "predictions.png")
 
 
 def map_labels(source: SampleSource, names: tuple[str, ...], num_classes: int) -> list[int] | None:

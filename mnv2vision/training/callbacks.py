@@ -124,6 +124,10 @@ class History(Callback):
         self._rate = 0.0
         self._validated = -1
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to time an epoch that is resumed in its middle."""
+        self.throughput.start()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to time the epoch."""
         self.throughput.start()
@@ -173,12 +177,19 @@ class PlainProgress(Callback):
     def __init__(self, seconds: float = 10.0) -> None:
         self.seconds = seconds
         self.throughput = Throughput()
-        self._last = 0.0
+        self._start()
+
+    def _start(self) -> None:
+        self.throughput.start()
+        self._last = time.perf_counter()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to time an epoch that is resumed in its middle."""
+        self._start()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to time the epoch."""
-        self.throughput.start()
-        self._last = time.perf_counter()
+        self._start()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -209,6 +220,11 @@ class ProgressBar(RichProgressBar):
     def __init__(self) -> None:
         super().__init__(leave=False)
         self.throughput = Throughput()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to time an epoch that is resumed in its middle."""
+        self.throughput.start()
+        super().on_train_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to time the epoch."""

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from mnv2vision.data import imagenet
-from mnv2vision.data.imagenet import FileNames, ImageNet, check_same_classes, imagenet_names, imagenet_synsets
+from mnv2vision.data import folder_index
+from mnv2vision.data.folder_index import FileNames
+from mnv2vision.data.imagenet import ImageNet, check_same_classes, imagenet_names, imagenet_synsets
 from mnv2vision.errors import DataError
 
 SHARED = Path(os.environ.get("MNV2VISION_SHARED", Path(__file__).parents[2] / "../shared")) / "data"
@@ -23,7 +24,7 @@ FILES = ["ants/a.jpg", "ants/deep/er/b.PNG", "bees/c.JPEG", "bees/d.webp", "bees
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MNV2VISION_HOME", str(tmp_path / "home"))
-    imagenet._warn.cache_clear()
+    folder_index._warn.cache_clear()
     return tmp_path / "home"
 
 
@@ -189,7 +190,7 @@ def forbid_walking(monkeypatch: pytest.MonkeyPatch) -> None:
     def walk(*_: object) -> None:
         raise AssertionError("the folders are walked")
 
-    monkeypatch.setattr(imagenet, "_scan", walk)
+    monkeypatch.setattr(folder_index, "_scan", walk)
 
 
 def test_second_time_reads_the_index(root: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,6 +388,6 @@ def test_names_are_unique_whatever_the_case() -> None:
 def test_real_data(name: str, split: str, count: int, classes: int) -> None:
     data = ImageNet(SHARED / name, split)
     assert (len(data), len(data.names)) == (count, classes)
-    listed = [path for path in (SHARED / name / split).rglob("*") if path.suffix.lower() in imagenet._EXTENSIONS]
+    listed = [path for path in (SHARED / name / split).rglob("*") if path.suffix.lower() in folder_index.EXTENSIONS]
     assert sorted(data.path(i) for i in range(len(data))) == sorted(os.path.abspath(path) for path in listed)
     assert data[count // 2].image.shape[2] == 3

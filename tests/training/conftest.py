@@ -35,7 +35,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 Interrupt = Callable[..., None]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
     """The arguments that make a run tiny."""
     return TINY

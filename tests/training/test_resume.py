@@ -2,13 +2,18 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+
+from mnv2vision.cli import main
+from mnv2vision.weights import file
 
 Train = Callable[..., int]
 
@@ -68,31 +73,178 @@ VARIANTS = {
         "optimizer.lr=0.001",
     ),
     "worker": ("loader.workers=1", "+trainer.limit_train_batches=6"),
-    "steps": ("trainer.max_steps=12",),
+    "steps": ("trainer.max_steps=19",),
     "seldom validated": ("trainer.check_val_every_n_epoch=2",),
 }
 
 
+def resume(train: Train, run: Path) -> int:
+    """Resume a run as often as it is interrupted."""
+    for interruptions in range(20):
+        try:
+            assert train(f"resume={run / 'checkpoints/last.ckpt'}") == 0
+        except InterruptedError:
+            continue
+        return interruptions
+    raise AssertionError("the run does not come to its end")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_resumed_amid_epochs(
-    variant: str, tmp_path: Path, train: Train, interrupt: Callable[..., None]
-) -> None:
+def test_resumed_amid_epochs(variant: str, tmp_path: Path, train: Train, interrupt: Callable[..., None]) -> None:
     arguments = ("trainer.max_epochs=3", "checkpoint.every_n_steps=2", *VARIANTS[variant])
     assert train(*arguments, f"run_dir={tmp_path / 'whole'}") == 0
 
-    points = [(0, 5), (1, 3), (1, 5), (1, "validation"), (2, 1), (2, 4)]
-    interrupt(*points)
+    interrupt((0, 5), (1, 0), (1, 3), (1, "validation"), (2, 4))
     with pytest.raises(InterruptedError):
         train(*arguments, f"run_dir={tmp_path / 'parts'}")
-    last = tmp_path / "parts/checkpoints/last.ckpt"
-    interruptions = 1
-    while True:
-        try:
-            assert train(f"resume={last}") == 0
-        except InterruptedError:
-            interruptions += 1
-        else:
-            break
-    assert interruptions >= 4
+    assert resume(train, tmp_path / "parts") >= 2
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[str, ...]) -> Path:
+    """A run without interruption."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert main(["train", *tiny, f"run_dir={folder}"]) == 0
+    return folder
+
+
+def test_resumed_at_the_end_of_an_epoch(
+    whole: Path, tmp_path: Path, train: Train, interrupt: Callable[..., None]
+) -> None:
+    interrupt((1, 2))
+    with pytest.raises(InterruptedError):
+        train(f"run_dir={tmp_path}")
+    assert resume(train, tmp_path) == 0
+    assert_same_runs(whole, tmp_path)
+
+
+def test_more_epochs(whole: Path, tmp_path: Path, train: Train) -> None:
+    constant = "schedule.name=constant"  # another total would stretch a cosine
+    assert train(f"run_dir={tmp_path / 'long'}", constant) == 0
+    assert train(f"run_dir={tmp_path / 'short'}", constant, "trainer.max_epochs=1") == 0
+    assert train(f"resume={tmp_path / 'short/checkpoints/last.ckpt'}", "trainer.max_epochs=2") == 0
+    assert_same_runs(tmp_path / "long", tmp_path / "short")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("validation", [True, False])
+def test_killed_behind_the_last_checkpoint(
+    validation: bool, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["ema.decay=0.9", "trainer.max_epochs=1", *([] if validation else ["trainer.limit_val_batches=0"])]
+    assert train(*arguments, f"run_dir={tmp_path / 'whole'}") == 0
+    save = file.save
+    monkeypatch.setattr(file, "save", lambda *args: (_ for _ in ()).throw(InterruptedError))
+    with pytest.raises(InterruptedError):
+        train(*arguments, f"run_dir={tmp_path / 'parts'}")
+    monkeypatch.setattr(file, "save", save)
+    assert resume(train, tmp_path / "parts") == 0
+    models = [load_file(tmp_path / run / "model.safetensors") for run in ("whole", "parts")]
+    assert_same(*models, "model")
+    metrics = [(tmp_path / run / "metrics.json").read_text() for run in ("whole", "parts")]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.slow
+def test_early_stopping(
+    tmp_path: Path, train: Train, interrupt: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A model that stays as it is: the first epoch is the best, and the third one too many.
+    arguments = ("early_stopping.patience=2", "freeze=99", "optimizer.lr=0.0", "trainer.max_epochs=9")
+    assert train(*arguments, f"run_dir={tmp_path / 'whole'}") == 0
+    assert "stopped: 2 validations without a better top1" in capsys.readouterr().err
+    assert [row["epoch"] for row in read_csv(tmp_path / "whole/metrics.csv")] == ["1", "2", "3"]
+
+    interrupt((1, 2), (2, "validation"))
+    with pytest.raises(InterruptedError):
+        train(*arguments, f"run_dir={tmp_path / 'parts'}")
+    assert resume(train, tmp_path / "parts") == 1
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+
+    # Killed before its end, it stops at once when resumed; with more patience it goes on.
+    last = tmp_path / "parts/checkpoints/last.ckpt"
+    assert train(f"resume={last}") == 0
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+    assert train(f"resume={last}", "early_stopping.patience=3") == 0
+    assert len(read_csv(tmp_path / "parts/metrics.csv")) == 4
+
+
+def test_moved_run_keeps_its_best(tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    # As above, no epoch is better than the first: Lightning alone would forget the first one's score.
+    arguments = ("freeze=99", "optimizer.lr=0.0", "trainer.max_epochs=1")
+    assert train(*arguments, f"run_dir={tmp_path / 'here'}") == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert train(f"resume={tmp_path / 'there/checkpoints/last.ckpt'}", "trainer.max_epochs=2") == 0
+    assert not (tmp_path / "here").exists()
+    assert torch.load(tmp_path / "there/checkpoints/best.ckpt", weights_only=True)["epoch"] == 0
+    assert torch.load(tmp_path / "there/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
+    assert len(read_csv(tmp_path / "there/metrics.csv")) == 2
+    assert "has changed" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["backbone.width=0.5"], "but the model has"),
+        (["model.num_classes=5"], "model.num_classes=5, but the data set has 6 classes"),
+        (["optimizer.lr=0.1"], "a resumed run cannot change optimizer; start one with init_from="),
+        (["optimizer.name=adamw"], "cannot change optimizer"),
+        (["freeze=4"], "cannot change freeze"),
+        (["ema.decay=0.9"], "cannot change ema"),
+        (["recipe=finetune"], "recipe=finetune cannot change a resumed run"),
+        (["backbone=mobilenet_v1"], "backbone=mobilenet_v1 cannot change a resumed run"),
+    ],
+)
+def test_refused_changes(
+    arguments: list[str], message: str, whole: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = (whole / "config.yaml").read_text()
+    assert train(f"resume={whole / 'checkpoints/last.ckpt'}", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert (whole / "config.yaml").read_text() == config
+
+
+def test_refused_other_classes(whole: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val"):
+        for name in ("ants", "bees"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            Image.new("RGB", (48, 48)).save(tmp_path / "photos" / split / name / "one.png")
+    checkpoint = shutil.copy(whole / "checkpoints/last.ckpt", tmp_path / "last.ckpt")  # without its config.yaml
+    assert main(["train", f"resume={checkpoint}", "dataset=imagenet", f"dataset.root={tmp_path / 'photos'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: resume={checkpoint}: ")
+    assert "but the model has" in error
+    assert error.count("\n") == 1
+
+
+def test_refused_batch_amid_an_epoch(
+    tmp_path: Path, train: Train, interrupt: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt((0, 5))
+    with pytest.raises(InterruptedError):
+        train(f"run_dir={tmp_path}", "checkpoint.every_n_steps=2")
+    capsys.readouterr()
+    assert train(f"resume={tmp_path / 'checkpoints/last.ckpt'}", "loader.batch_size=4") == 2
+    error = capsys.readouterr().err
+    assert "cannot change the global batch of 8" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "garbage", "foreign"])
+def test_refused_files(
+    damage: str, whole: Path, tmp_path: Path, tiny: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "broken.ckpt"
+    data = (whole / "checkpoints/last.ckpt").read_bytes()
+    if damage == "foreign":
+        torch.save({"weights": torch.ones(3)}, path)
+    elif damage != "missing":
+        path.write_bytes({"empty": b"", "truncated": data[:-1000], "garbage": b"garbage" * 1000}[damage])
+    assert main(["train", *tiny, f"resume={path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: resume={path}: ")
+    assert error.count("\n") == 1

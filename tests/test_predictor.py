@@ -1,0 +1,239 @@
+"""Prediction from Python and from the command line."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+import mnv2vision as mv
+from mnv2vision.cli import main
+from mnv2vision.errors import DataError
+
+NAMES = ("ant", "bee", "wasp", "fly", "moth", "gnat")
+
+
+@pytest.fixture(scope="module")
+def model(randomize: Callable[[nn.Module], None]) -> Any:
+    model = mv.create_model("classification", width=0.35, names=NAMES, image_size=64)
+    randomize(model)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def predict(model: Any) -> mv.Predictor:
+    return mv.Predictor(model, device="cpu", batch_size=3)
+
+
+def photo(seed: int = 0, height: int = 90, width: int = 120) -> NDArray[np.uint8]:
+    cells = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def test_equals_the_model(model: Any, predict: mv.Predictor) -> None:
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for image in (photo(1), photo(2, 300, 50), photo(3, 20, 20)):
+        x = torch.from_numpy(model.preprocessing.prepare(image)).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            wanted = model(model.preprocessing.normalize(x)).softmax(1)[0].numpy()
+        scores = predict(image).scores
+        assert scores.shape == (6,)
+        assert scores.dtype == np.float32
+        assert np.abs(scores - wanted).max() < 1e-4
+        assert wanted.max() - wanted.min() > 0.01
+    # The model itself is left as it was.
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_model_in_training_is_predicted_with_as_well(model: Any, predict: mv.Predictor) -> None:
+    model.train()
+    try:
+        again = mv.Predictor(model)
+        assert model.training
+    finally:
+        model.eval()
+    np.testing.assert_allclose(again(photo()).scores, predict(photo()).scores, atol=1e-6)
+
+
+def test_all_kinds_of_images(predict: mv.Predictor, tmp_path: Path) -> None:
+    image = photo()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    read_only = np.asarray(Image.fromarray(image))
+    bgr = np.ascontiguousarray(image[..., ::-1])
+    kinds = [tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(image), image, read_only, bgr[..., ::-1]]
+    wanted = predict(image).scores
+    for kind in kinds:
+        np.testing.assert_allclose(predict(kind).scores, wanted, atol=1e-6)  # type: ignore[call-overload]
+    # More than a batch, in order, like each alone.
+    many = [photo(seed) for seed in range(7)]
+    together = predict(list(many))
+    assert isinstance(together, list)
+    for one, alone in zip(together, many, strict=True):
+        np.testing.assert_allclose(one.scores, predict(alone).scores, atol=1e-5)
+    assert predict([]) == []
+    assert len(predict(list(kinds))) == 6
+
+
+def test_files_that_are_not_plain_rgb(predict: mv.Predictor, tmp_path: Path) -> None:
+    cmyk = Image.fromarray(photo()).convert("CMYK")
+    cmyk.save(tmp_path / "cmyk.jpg", quality=98)
+    grey = Image.fromarray(photo()).convert("L")
+    grey.save(tmp_path / "grey.jpg", quality=98)
+    grey.save(tmp_path / "grey.png")
+    palette = Image.fromarray(photo()).quantize(64)
+    palette.save(tmp_path / "palette.png")
+    transparent = Image.fromarray(photo()).convert("RGBA")
+    transparent.save(tmp_path / "rgba.png")
+    for name, picture in (
+        ("cmyk.jpg", cmyk),
+        ("grey.jpg", grey),
+        ("grey.png", grey),
+        ("palette.png", palette),
+        ("rgba.png", transparent),
+    ):
+        wanted = predict(np.array(picture.convert("RGB"))).scores
+        np.testing.assert_allclose(predict(tmp_path / name).scores, wanted, atol=0.03)
+        np.testing.assert_allclose(predict(picture).scores, wanted, atol=1e-6)
+
+
+def test_photos_are_upright(predict: mv.Predictor, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(np.rot90(photo()).copy()).save(tmp_path / "turned.png", exif=exif)
+    wanted = predict(photo()).scores
+    np.testing.assert_allclose(predict(tmp_path / "turned.png").scores, wanted, atol=1e-6)
+    with Image.open(tmp_path / "turned.png") as picture:
+        np.testing.assert_allclose(predict(picture).scores, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((5, 5), np.uint8), r"not uint8 \(5, 5\)"),
+        (np.zeros((5, 5, 4), np.uint8), r"not uint8 \(5, 5, 4\)"),
+        (np.zeros((3, 5, 5), np.uint8), r"not uint8 \(3, 5, 5\)"),
+        (np.zeros((5, 5, 3), np.float32), r"not float32 \(5, 5, 3\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"not uint8 \(0, 5, 3\)"),
+        (None, "not NoneType"),
+        (("a.jpg",), "not tuple"),
+        (torch.zeros(3, 5, 5), "not Tensor"),
+        ("absent.jpg", r"absent\.jpg"),
+        (".", r"is a folder"),
+    ],
+)
+def test_what_is_no_image(image: Any, message: str, predict: mv.Predictor) -> None:
+    with pytest.raises(DataError, match=message):
+        predict(image)
+    with pytest.raises(DataError, match=message):
+        predict([photo(), image])
+
+
+def test_top(predict: mv.Predictor) -> None:
+    prediction = predict(photo())
+    best = prediction.top(3)
+    order = sorted(range(6), key=lambda label: -prediction.scores[label])
+    assert best == [(NAMES[label], pytest.approx(prediction.scores[label])) for label in order[:3]]
+    assert len(prediction.top()) == 5
+    assert len(prediction.top(99)) == 6
+    assert sum(score for _, score in prediction.top(99)) == pytest.approx(1, abs=1e-5)
+
+
+def test_without_names() -> None:
+    model = mv.create_model("classification", width=0.35, num_classes=2, image_size=32)
+    assert {name for name, _ in mv.Predictor(model)(photo()).top(2)} == {"class 0", "class 1"}
+
+
+# ---- the command line ----
+
+
+@pytest.fixture
+def place(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to be in, with photos of equal names in two folders below."""
+    monkeypatch.chdir(tmp_path)
+    mv.save(model, "model.safetensors")
+    for index, name in enumerate(["a/1.jpg", "a/2.png", "b/1.jpg", "b/1.png", "b/deep/1.jpg"]):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo(index)).save(tmp_path / "photos" / name)
+    (tmp_path / "photos/notes.txt").write_text("not a photo")
+    return tmp_path
+
+
+def test_predict_writes_pictures_and_tables(place: Path, predict: mv.Predictor) -> None:
+    assert main(["predict", "checkpoint=model.safetensors", "images=photos", "output=out", "top=2", "batch_size=2"]) == 0
+    photos = sorted(path for path in Path("photos").rglob("*.*g"))
+    assert len(photos) == 5
+    data = json.loads(Path("out/predictions.json").read_text())
+    assert [record["image"] for record in data] == [str(path) for path in photos]
+    with open("out/predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    for index, path in enumerate(photos):
+        best = predict(path).top(2)
+        assert [(item["name"], item["score"]) for item in data[index]["classes"]] == [
+            (name, pytest.approx(score, abs=1e-5)) for name, score in best
+        ]
+        for rank, row in enumerate(rows[2 * index : 2 * index + 2]):
+            assert (row["image"], row["rank"], row["name"]) == (str(path), str(rank + 1), best[rank][0])
+            assert float(row["score"]) == pytest.approx(best[rank][1], abs=1e-5)
+    # A picture each, though names are equal; the photo itself on top, the text below.
+    pictures = {path.relative_to("out").as_posix() for path in Path("out").rglob("*.jpg")}
+    assert pictures == {f"{path.relative_to('photos').as_posix()}.jpg" for path in photos}
+    with Image.open("out/a/1.jpg.jpg") as picture:
+        assert picture.width == 120
+        assert picture.height > 90
+        top = np.asarray(picture)[:90].astype(int)
+    assert np.abs(top - photo(0)).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ("photos/b/1.jpg", {"1.jpg.jpg"}),
+        ("photos/*/*.jpg", {"a/1.jpg.jpg", "b/1.jpg.jpg"}),
+        ("photos/**/*.jpg", {"a/1.jpg.jpg", "b/1.jpg.jpg", "b/deep/1.jpg.jpg"}),
+        ("[photos/a,photos/b/1.png]", {"a/1.jpg.jpg", "a/2.png.jpg", "b/1.png.jpg"}),
+        ("[photos/a/1.jpg,{here}/photos/b/1.jpg]", {"a/1.jpg.jpg", "b/1.jpg.jpg"}),
+        ("[photos/a/1.jpg,photos/a/*.jpg]", {"1.jpg.jpg"}),
+        ("[photos/b/*]", {"1.jpg.jpg", "1.png.jpg"}),  # and not the folder that the pattern matches, too
+        ("[photos/b/../a/2.png,photos/b/1.png]", {"a/2.png.jpg", "b/1.png.jpg"}),
+    ],
+)
+def test_which_images(images: str, expected: set[str], place: Path) -> None:
+    quoted = images.format(here=place)
+    argument = f"images={quoted}" if quoted.startswith("[") else f"images='{quoted}'"
+    assert main(["predict", "checkpoint=model.safetensors", argument, "output=out"]) == 0
+    assert {path.relative_to("out").as_posix() for path in Path("out").rglob("*.jpg")} == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["images=photos/c"], "images=photos/c: no such file"),
+        (["images='photos/*.gif'"], "images=photos/*.gif: no such file"),
+        (["images=[photos/a,absent]"], "images=absent: no such file"),
+        (["images=2024"], "images=2024: no such file"),
+        (["images=photos/notes.txt"], "notes.txt: not an image"),
+        (["images=photos", "checkpoint=absent.safetensors"], "absent.safetensors: no such model file"),
+        (["images=photos", "checkpoint=photos/a/1.jpg"], "not a safetensors file"),
+        ([], "images=... is required"),
+        (["images=photos", "top=many"], "top takes a whole number"),
+        (["images=photos", "batch_size=0"], "batch_size=0"),
+        (["images=photos", "top=0"], "top=0"),
+        (["images=photos", "device=quantum"], "device=quantum"),
+        (["images=photos", "output=photos/notes.txt"], "notes.txt"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "checkpoint=model.safetensors", "output=out", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (place / "out/predictions.json").exists()

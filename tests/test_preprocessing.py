@@ -1,0 +1,147 @@
+"""From a photo to the network's input, against torchvision's transforms and the formulas written out."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import v2 as T
+
+from mnv2vision.errors import ConfigError
+from mnv2vision.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, as_pair
+
+
+def photo(height: int, width: int) -> NDArray[np.uint8]:
+    """Structure at every scale, so that a shift of half a pixel shows."""
+    generator = np.random.default_rng(height * 10_000 + width)
+    coarse = Image.fromarray(generator.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize((width, height))
+    return (np.array(coarse) // 2 + generator.integers(0, 128, (height, width, 3))).astype(np.uint8)
+
+
+def levels(a: NDArray[np.uint8], b: torch.Tensor) -> int:
+    theirs = b.permute(1, 2, 0).numpy()
+    assert a.shape == theirs.shape
+    assert a.dtype == theirs.dtype == np.uint8
+    return int(np.abs(a.astype(int) - theirs).max())
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("height", "width"), [(375, 500), (500, 375), (427, 640), (333, 500), (256, 256), (64, 48), (224, 224), (301, 997)]
+)
+def test_the_usual_evaluation_transform(height: int, width: int, interpolation: str) -> None:
+    image = photo(height, width)
+    ours = Preprocessing(interpolation=interpolation).prepare(image)  # type: ignore[arg-type]
+    theirs = T.Compose([T.Resize(256, InterpolationMode(interpolation), antialias=True), T.CenterCrop(224)])
+    assert levels(ours, theirs(torch.from_numpy(image).permute(2, 0, 1))) <= 1
+    assert ours.flags.c_contiguous
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(20, 200), st.integers(20, 200), st.sampled_from([(32, 0.875), (48, 1.0), (56, 224 / 232)]))
+def test_other_sizes_and_fractions(height: int, width: int, rule: tuple[int, float]) -> None:
+    side, fraction = rule
+    image = photo(height, width)
+    theirs = T.Compose([T.Resize(round(side / fraction), antialias=True), T.CenterCrop(side)])
+    ours = Preprocessing(image_size=(side, side), crop_fraction=fraction).prepare(image)
+    assert levels(ours, theirs(torch.from_numpy(image).permute(2, 0, 1))) <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 100), (50, 300), (300, 50), (128, 192), (13, 11)])
+def test_a_network_that_is_not_square(height: int, width: int) -> None:
+    image = photo(height, width)
+    scale = max(64 / 0.875 / height, 96 / 0.875 / width)  # what is cut off is as little as possible
+    size = [int(height * scale + 1e-6), int(width * scale + 1e-6)]
+    nearest = T.Compose([T.Resize(size, antialias=True), T.CenterCrop((64, 96))])
+    ours = Preprocessing(image_size=(64, 96)).prepare(image)
+    assert ours.shape == (64, 96, 3)
+    theirs = nearest(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+    # The deciding side is rounded to whole pixels, which may move the other by one: equal but for a fraction of it.
+    assert np.abs(ours.astype(int) - theirs).mean() < 12
+
+
+def test_stretching_and_antialiasing() -> None:
+    image = photo(150, 260)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    rules = {}
+    for antialias in (True, False):
+        ours = Preprocessing(image_size=(60, 70), resize="stretch", antialias=antialias).prepare(image)
+        assert levels(ours, T.Resize((60, 70), antialias=antialias)(tensor)) <= 1
+        rules[antialias] = ours
+    assert (rules[True] != rules[False]).any()
+
+
+def test_an_image_of_the_right_size_is_left_alone() -> None:
+    image = photo(64, 64)
+    np.testing.assert_array_equal(Preprocessing(image_size=(64, 64), crop_fraction=1.0).prepare(image), image)
+
+
+def test_any_memory_layout() -> None:
+    image = photo(90, 120)
+    preprocessing = Preprocessing(image_size=(32, 32))
+    before = image.copy()
+    read_only = image.copy()
+    read_only.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wanted = preprocessing.prepare(image)
+        np.testing.assert_array_equal(preprocessing.prepare(read_only), wanted)
+        # OpenCV's BGR, turned by a view.
+        np.testing.assert_array_equal(preprocessing.prepare(image[..., ::-1].copy()[..., ::-1]), wanted)
+        np.testing.assert_array_equal(preprocessing.prepare(np.asfortranarray(image)), wanted)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_normalize() -> None:
+    images = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        ours = Preprocessing().normalize(images.contiguous(memory_format=memory_format))
+        theirs = T.Compose([T.ToDtype(torch.float32, scale=True), T.Normalize(IMAGENET_MEAN, IMAGENET_STD)])(images)
+        assert ours.dtype == torch.float32
+        assert ours.is_contiguous(memory_format=memory_format)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-6)
+    # TensorFlow's: x / 127.5 - 1.
+    tf = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).normalize(images)
+    torch.testing.assert_close(tf, images.double().div(127.5).sub(1).float(), rtol=1e-5, atol=1e-6)
+    assert tf.min() >= -1
+    assert tf.max() <= 1 + 1e-6
+
+
+def test_dictionary_round_trip() -> None:
+    preprocessing = Preprocessing(image_size=(3, 4), resize="stretch", interpolation="bicubic", std=(0.1, 0.2, 0.3))
+    import json
+
+    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+    assert Preprocessing.from_dict({}) == Preprocessing()
+    assert hash(preprocessing) != hash(Preprocessing())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resize": "squash"}, "resize='squash' is unknown; valid: crop, stretch"),
+        ({"interpolation": "lanczos"}, "interpolation='lanczos' is unknown; valid: bilinear, bicubic"),
+        ({"crop_fraction": 0}, "crop_fraction=0 "),
+        ({"crop_fraction": 1.2}, "crop_fraction=1.2 "),
+        ({"std": (0.1, 0, 0.1)}, "std="),
+        ({"image_size": -3}, "image_size=-3 "),
+        ({"image_size": (3, 4.5)}, "image_size="),
+        ({"colour": "red"}, "unknown preprocessing option: colour .valid: image_size, resize"),
+    ],
+)
+def test_errors(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Preprocessing.from_dict(options)
+
+
+def test_pairs() -> None:
+    assert as_pair(3) == as_pair([3, 3]) == (3, 3)
+    assert as_pair((3, 4)) == (3, 4)
+    for wrong in (True, 0, 1.5, "12", None, (1,), (1, 2, 3), (0, 5)):
+        with pytest.raises(ConfigError, match="image_size="):
+            as_pair(wrong)  # type: ignore[arg-type]
