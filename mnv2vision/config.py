@@ -58,7 +58,13 @@ def load_config(command: str, arguments: Sequence[str]) -> dict[str, Any]:
         options = [*choices[item.key_or_group], *(["null"] if item.key_or_group == "recipe" else [])]
         if str(item.value()).replace("None", "null") not in options:
             raise ConfigError(f"{item.key_or_group}={item.value()} is unknown; valid: {', '.join(options)}")
-    base = _compose(command, chosen)
+    # Of repeated choices the last counts; Hydra has no word for "none", which recipe=null means and is the default.
+    last = {item.key_or_group: item for item in chosen}
+    base = _compose(command, [item for item in last.values() if item.value() is not None])
+    if command == "eval":  # what a data set proposes for training does not concern a model that is there
+        own = OmegaConf.load(config_folder() / "eval.yaml")
+        assert isinstance(own, DictConfig)
+        base = OmegaConf.masked_copy(base, [*(str(key) for key in own if key != "defaults"), *choices])
     resumed = _resumed_config(values) if command == "train" else None
     if resumed is not None:
         if chosen:
@@ -125,8 +131,11 @@ def _check(key: str, value: Any, item: Override, base: DictConfig) -> None:
         if item.type in (OverrideType.ADD, OverrideType.FORCE_ADD) and parent == "trainer":
             return  # Lightning's Trainer has more options than the configuration lists; it checks them itself
         keys = _leaves(OmegaConf.to_container(base))
-        close = difflib.get_close_matches(key, keys, n=1)
         nearby = [name for name in keys if name.rpartition(".")[0] == parent] if parent else []
+        leaves = [name.rpartition(".")[2] for name in nearby]
+        close = [f"{parent}.{name}" for name in difflib.get_close_matches(leaf, leaves, n=1)]
+        if not nearby:
+            close = difflib.get_close_matches(key, keys, n=1)
         valid = nearby or [str(name) for name in base]
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"unknown key {key}{hint} (valid: {', '.join(valid)})")
@@ -178,6 +187,12 @@ _EXAMPLES: dict[str, Any] = {
     "model.num_classes": 10,
     "optimizer.eps": 1e-8,
     "optimizer.reference_batch": 256,
+    "preprocessing.antialias": True,
+    "preprocessing.crop_fraction": 0.875,
+    "preprocessing.interpolation": "bicubic",
+    "preprocessing.mean": [0.5, 0.5, 0.5],
+    "preprocessing.resize": "stretch",
+    "preprocessing.std": [0.5, 0.5, 0.5],
     "resume": "runs/mine/checkpoints/last.ckpt",
     "run_dir": "runs/mine",
     "source": "tensorflow",

@@ -13,7 +13,7 @@ from mnv2vision import visualize
 from mnv2vision.atomic import write_text
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.data.folder_index import EXTENSIONS
-from mnv2vision.errors import DataError
+from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.predictor import Predictor
 from mnv2vision.weights.file import load
 
@@ -27,7 +27,7 @@ def find_images(images: str | Sequence[str]) -> list[Path]:
         DataError: For a name, folder or pattern without any.
     """
     found: dict[Path, None] = {}
-    for entry in [images] if isinstance(images, str) else images:
+    for entry in map(str, images if isinstance(images, list | tuple) else [images]):
         path = Path(entry)
         if path.is_dir():
             matches = sorted(item for item in path.rglob("*") if item.suffix.lower() in EXTENSIONS and item.is_file())
@@ -53,6 +53,8 @@ def predict_files(
         batch_size: Images at a time.
         device: Where to run; None for the GPU if there is one.
     """
+    if top < 1:
+        raise ConfigError(f"top={top} must be at least 1")
     paths = find_images(images)
     predictor = Predictor(load(checkpoint), device=device, batch_size=batch_size)
     folder = Path(output)

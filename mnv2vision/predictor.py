@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from mnv2vision.backbones import fold_batch_norm
 from mnv2vision.data.decoding import decode_image
-from mnv2vision.errors import DataError
+from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.vision_model import VisionModel
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -47,7 +47,13 @@ class Predictor:
             device: Where to run; the GPU if there is one, by default.
             batch_size: Images at a time, where a list is given.
         """
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size} must be at least 1")
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:  # as torch tells of devices it was not built for
+            raise ConfigError(f"device={device} cannot be used here ({str(error).splitlines()[0]})") from error
         self.preprocessing = model.preprocessing
         self.names = model.names or tuple(f"class {label}" for label in range(model.num_classes))
         self.batch_size = batch_size
@@ -93,7 +99,8 @@ def as_array(image: ImageLike) -> NDArray[np.uint8]:
         return decode_image(image)
     if isinstance(image, Image.Image):
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8
+    if is_array and image.ndim == 3 and image.shape[2] == 3 and image.size:
         return image
     described = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise DataError(f"an image is a path, a PIL image or an (H, W, 3) uint8 RGB array, not {described}")

@@ -24,7 +24,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def as_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) from one side or from a pair; ConfigError unless positive integers."""
     pair = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise ConfigError(f"image_size={image_size!r} is not a positive number of pixels or a pair (height, width)")
     return pair
 

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
 from mnv2vision.atomic import write_text
@@ -32,9 +32,11 @@ from mnv2vision.tasks.base import Task, TrainingOptions
 from mnv2vision.tasks.classification import ClassificationTask, map_labels
 from mnv2vision.training.callbacks import (
     AtomicCheckpointIO,
+    Averaging,
     History,
     PlainProgress,
     ProgressBar,
+    StopAtStep,
     StopEarly,
     checkpoint_callbacks,
 )
@@ -77,6 +79,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         **config["loader"],
     )
     task = _task(model, _training_options(config), **config["loss"], **mixing)
+    task.check_options()
     checkpoints = run_dir / "checkpoints"
     callbacks = [
         *_progress(),
@@ -84,7 +87,9 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         *checkpoint_callbacks(checkpoints, task.monitor, config["checkpoint"]["every_n_steps"]),
     ]
     if config["ema"]["decay"]:
-        callbacks.append(EMAWeightAveraging(decay=config["ema"]["decay"]))
+        callbacks.append(Averaging(config["ema"]["decay"]))
+    if config["trainer"]["max_steps"] >= 0:
+        callbacks.append(StopAtStep(config["trainer"]["max_steps"]))
     if config["early_stopping"]["patience"]:
         callbacks.append(StopEarly(task.monitor, mode="max", patience=config["early_stopping"]["patience"]))
     trainer = _trainer(config, run_dir, callbacks, _loggers(config, run_dir))
@@ -194,12 +199,13 @@ def _training_options(config: dict[str, Any]) -> TrainingOptions:
         optimizer=config["optimizer"],
         schedule=config["schedule"],
         batch_size=config["loader"]["batch_size"],
+        max_steps=config["trainer"]["max_steps"],
         **{key: config[key] for key in ("freeze", "seed", "channels_last", "compile")},
     )
 
 
 def _trainer(config: dict[str, Any], run_dir: Path, callbacks: list[Callback], loggers: list[Logger]) -> pl.Trainer:
-    options = dict(config["trainer"])
+    options = {**config["trainer"], "max_steps": -1}  # see StopAtStep
     if options["precision"] == "auto":
         options["precision"] = best_precision(options["accelerator"])
     try:
@@ -312,6 +318,7 @@ def _quieten_lightning() -> None:
         ".*sync_dist=True.*",  # metrics are the same in all processes
         ".*your dataloader is not resumable.*",  # the data module's is
         ".*could not find the monitored key.*",  # without validation there is no best
+        ".*module.s. in eval mode.*",  # frozen blocks
         ".*callbacks used to create the checkpoint.*",  # with other options now: they start anew
     ):
         warnings.filterwarnings("ignore", message)

@@ -168,6 +168,8 @@ def initialize(module: nn.Module, scheme: Initialization) -> None:
             distribution of standard deviation 0.09 truncated at two deviations (TF-slim's training scope).
     """
     check_choice("initialization", scheme, ("kaiming", "tf"))
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return  # there is nothing to set, and torch takes its time over it
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             if scheme == "tf":

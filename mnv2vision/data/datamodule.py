@@ -70,6 +70,10 @@ class DataModule(pl.LightningDataModule):
 
     def _batch_sampler(self, length: int, training: bool) -> BatchSampler:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if not training:
+            # Lightning leaves a process without a batch out, and the others would wait for it; so it repeats an image,
+            # which evaluators count once.
+            rank = min(rank, length - 1)
         return BatchSampler(
             length, self.batch_size, training=training, seed=self.seed, rank=rank, world_size=world_size
         )
@@ -102,11 +106,12 @@ class DataModule(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """How far the present epoch has come, for a checkpoint."""
         assert self.trainer is not None
-        batch = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
-        done = batch >= self.trainer.num_training_batches  # fewer than there are with trainer.limit_train_batches
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        amid = epochs.ready > epochs.processed  # not by the number of batches: limits make epochs shorter
         return {
-            "epoch": self.trainer.current_epoch + done,
-            "batch": 0 if done else batch,
+            "epoch": epochs.processed,
+            "batch": batches.processed if amid else 0,
             "global_batch": self.batch_size * self.trainer.world_size,
             "skipped": self._all_skipped(),
         }

@@ -1,6 +1,7 @@
 """Training augmentation by albumentations behind a thin interface; evaluation uses the model's preprocessing alone."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its version at import
@@ -26,6 +27,11 @@ class EvaluationTransform:
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """Resize the image; there is nothing random here."""
         return replace(sample, image=self.preprocessing.prepare(sample.image))
+
+
+def _is_range(values: Sequence[object]) -> bool:
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return len(values) == len(numbers) == 2 and 0 < numbers[0] <= numbers[1]
 
 
 class ClassificationAugmentation:
@@ -54,7 +60,16 @@ class ClassificationAugmentation:
             erasing: Probability of erasing a random rectangle (arXiv 1708.04896).
         """
         if not 0 <= rand_augment <= 30:
-            raise ConfigError(f"rand_augment={rand_augment} is not in 0..30")
+            raise ConfigError(f"augmentation.rand_augment={rand_augment} is not in 0..30")
+        if not (_is_range(crop_scale) and crop_scale[1] <= 1):
+            raise ConfigError(
+                f"augmentation.crop_scale={crop_scale} is no range [low, high] of shares above 0, up to 1"
+            )
+        if not _is_range(crop_ratio):
+            raise ConfigError(f"augmentation.crop_ratio={crop_ratio} is no range [low, high] above 0")
+        for name, value in (("flip", flip), ("erasing", erasing)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"augmentation.{name}={value} is no probability")
         self._geometric = A.Compose(
             [
                 A.RandomResizedCrop(size=image_size, scale=tuple(crop_scale), ratio=tuple(crop_ratio), p=1.0),

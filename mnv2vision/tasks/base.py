@@ -1,6 +1,7 @@
 """What training is for every task: normalisation on the device, optimiser and schedule, exact evaluation."""
 
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from torchmetrics import MeanMetric
 
 from mnv2vision.data.batch import Batch, sample_seed
 from mnv2vision.distributed import gather
-from mnv2vision.errors import DataError
+from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.training.optim import build_optimizer, schedule
 from mnv2vision.vision_model import VisionModel
 
@@ -45,6 +46,7 @@ class TrainingOptions:
         schedule: Arguments of `schedule`.
         freeze: How many blocks of the backbone stay as they are.
         batch_size: Per process, for the scaling of the learning rate.
+        max_steps: Where the schedule ends, unless the epochs end before; -1: there.
         seed: Of dropout and whatever else is drawn in a step.
         channels_last: Memory format of weights and activations.
         compile: Whether to compile the training step's forward pass.
@@ -54,6 +56,7 @@ class TrainingOptions:
     schedule: Mapping[str, Any] = field(default_factory=dict)
     freeze: int = 0
     batch_size: int = 1
+    max_steps: int = -1
     seed: int = 0
     channels_last: bool = True
     compile: bool = False
@@ -165,6 +168,12 @@ class Task(pl.LightningModule):
         self.metrics = self.evaluator.compute()
         self.log_dict(self.metrics)
 
+    def check_options(self) -> None:
+        """Raise ConfigError for an optimiser or a schedule that cannot work, before anything is written."""
+        options = {key: value for key, value in self.options.optimizer.items() if key != "reference_batch"}
+        build_optimizer(self.model, **options)
+        schedule(total_steps=1, steps_per_epoch=1, **self.options.schedule)
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser, with the learning rate for the global batch, and a schedule by steps."""
         options = dict(self.options.optimizer)
@@ -176,7 +185,12 @@ class Task(pl.LightningModule):
             log.info("learning rate %.4g = %.4g x global batch %d / %d", scaled, options["lr"], batch, reference)
             options["lr"] = scaled
         optimizer = build_optimizer(self.model, **options)
-        total = int(trainer.estimated_stepping_batches)
+        trainer.fit_loop.setup_data()  # the number of batches is not known before
+        total = trainer.estimated_stepping_batches
+        if self.options.max_steps >= 0:
+            total = min(total, self.options.max_steps)
+        if math.isinf(total):
+            raise ConfigError("trainer.max_epochs and trainer.max_steps are both without a limit; set one of them")
         per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)  # the last may be short
-        factor = schedule(total_steps=total, steps_per_epoch=per_epoch, **self.options.schedule)
+        factor = schedule(total_steps=int(total), steps_per_epoch=per_epoch, **self.options.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

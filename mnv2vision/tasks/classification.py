@@ -46,6 +46,8 @@ class ClassificationTask(Task):
             cutmix: Likewise for CutMix (arXiv 1905.04899); with both, each batch takes one of them.
         """
         super().__init__(model, ClassificationEvaluator(model.num_classes, model.names), options)
+        if not 0 <= label_smoothing <= 1:
+            raise ConfigError(f"loss.label_smoothing={label_smoothing} is not in 0..1")
         self.label_smoothing = label_smoothing
         mixers: list[Any] = []
         if mixup > 0:
@@ -53,6 +55,7 @@ class ClassificationTask(Task):
         if cutmix > 0:
             mixers.append(v2.CutMix(alpha=cutmix, num_classes=model.num_classes))
         self._mix = v2.RandomChoice(mixers) if mixers else None
+        self._examples: list[tuple[NDArray[np.uint8], int, int]] = []
 
     def loss(self, images: Tensor, batch: Batch) -> Tensor:
         """Cross entropy of the batch, mixed or not."""
@@ -65,7 +68,7 @@ class ClassificationTask(Task):
     def on_validation_epoch_start(self) -> None:
         """Start counting, and collecting examples."""
         super().on_validation_epoch_start()
-        self._examples: list[tuple[NDArray[np.uint8], int, int]] = []
+        self._examples = []
 
     def evaluate(self, images: Tensor, batch: Batch) -> None:
         """Count the hits, and keep the first images as examples."""

@@ -3,13 +3,14 @@
 import csv
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, WeightAveraging
 from torch import Tensor
 
 from mnv2vision.atomic import atomic_path
@@ -53,8 +54,43 @@ class StepCheckpoint(EpochCheckpoint):
         Nor where validation is about to run: a checkpoint between the two would lose its result.
         """
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        ends = trainer.should_stop or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if stepped and not ends:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+class Averaging(WeightAveraging):
+    """Exponential moving average of weights and statistics, which is evaluated and kept; after every step."""
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=True, multi_avg_fn=partial(_average, decay))
+
+
+# Lightning's own EMA rounds what does not change, such as frozen weights, and truncates the counters.
+@torch.no_grad()
+def _average(decay: float, averages: Any, current: Any, count: Any) -> None:
+    if averages[0].is_floating_point():
+        torch._foreach_lerp_(averages, current, 1 - decay)
+    else:
+        torch._foreach_copy_(averages, current)
+
+
+class StopAtStep(Callback):
+    """trainer.max_steps: the run's last epoch is a short one, with validation and checkpoints.
+
+    Lightning's own max_steps omits the validation, and with it a run resumed between two epochs skips one.
+    """
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A resumed run may be at its end."""
+        trainer.should_stop |= trainer.global_step >= self.max_steps
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Stop behind the last step."""
+        trainer.should_stop |= trainer.global_step >= self.max_steps
 
 
 class StopEarly(EarlyStopping):
@@ -66,7 +102,7 @@ class StopEarly(EarlyStopping):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop at once where the run was killed between its last checkpoint and its end."""
-        trainer.should_stop = self.wait_count >= self.patience
+        trainer.should_stop |= self.wait_count >= self.patience
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say why training ends."""

@@ -128,6 +128,7 @@ def _process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_process, (str(tmp_path),), nprocs=2)
     evaluator, metrics = evaluate(*random_data(11, 7))

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import random
 import shutil
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,7 +76,7 @@ VARIANTS = {
         "optimizer.lr=0.001",
     ),
     "worker": ("loader.workers=1", "+trainer.limit_train_batches=6"),
-    "steps": ("trainer.max_steps=19",),
+    "steps": ("trainer.max_steps=19", "loader.workers=1"),
     "seldom validated": ("trainer.check_val_every_n_epoch=2",),
 }
 
@@ -248,3 +251,76 @@ def test_refused_files(
     error = capsys.readouterr().err
     assert error.startswith(f"error: resume={path}: ")
     assert error.count("\n") == 1
+
+
+def wait_for(reached: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached() and process.poll() is None:
+        assert time.monotonic() < deadline, "the run does not come on"
+        time.sleep(0.001)
+
+
+@pytest.mark.slow
+def test_killed(tmp_path: Path, tiny: tuple[str, ...], start: Callable[..., "subprocess.Popen[str]"]) -> None:
+    arguments = [
+        *tiny,
+        "dataset.train_size=96",
+        "trainer.max_epochs=8",
+        "loader.workers=1",
+        "checkpoint.every_n_steps=5",
+        "ema.decay=0.9",
+    ]
+    run = tmp_path / "parts"
+    last, table = run / "checkpoints/last.ckpt", run / "metrics.csv"
+    rng = random.Random(0)
+
+    def changed(path: Path) -> Callable[[], bool]:
+        def stamp() -> int:
+            return path.stat().st_mtime_ns if path.exists() else 0
+
+        before = stamp()
+        return lambda: stamp() > before
+
+    kills: list[str] = []
+    for moment in ("between a row and its checkpoint", "while saving", "at random", "at random"):
+        process = start("train", *([f"resume={last}"] if kills else [*arguments, f"run_dir={run}"]))
+        wait_for(changed(last), process)  # so that every process gets somewhere
+        if moment == "between a row and its checkpoint":
+            wait_for(changed(table), process)
+        elif moment == "while saving":
+            wait_for(lambda: any(last.parent.glob(".last.ckpt.*")), process)
+        else:
+            time.sleep(rng.uniform(0, 1))
+        process.kill()
+        process.wait()
+        kills.append(f"{moment}: {process.returncode}")
+        assert_whole(run)
+    assert sum(kill.endswith("-9") for kill in kills) >= 3, kills
+
+    processes = [start("train", f"resume={last}"), start("train", *arguments, f"run_dir={tmp_path / 'whole'}")]
+    for process in processes:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+    assert_whole(run)
+    assert_same_runs(tmp_path / "whole", run)
+
+
+def assert_whole(run: Path) -> None:
+    """No file under its final name is in part."""
+    known = ("config.yaml", "metrics.csv", "checkpoints", "best.ckpt", "last.ckpt")
+    at_the_end = ("model.safetensors", "metrics.json", "per_class.csv", "most_confused.csv")
+    pictures = ("confusion.png", "predictions.png")
+    for path in run.rglob("*"):
+        assert path.name.startswith(".") or path.name in known + at_the_end + pictures
+        if path.name.startswith("."):
+            continue
+        if path.suffix == ".ckpt":
+            assert torch.load(path, weights_only=True)["state_dict"]
+        elif path.name == "model.safetensors":
+            load_file(path)
+        elif path.name == "metrics.json":
+            json.loads(path.read_text())
+        elif path.name == "metrics.csv":
+            rows = read_csv(path)
+            assert [row["epoch"] for row in rows] == [str(epoch + 1) for epoch in range(len(rows))]
+            assert all(value for row in rows for value in row.values())

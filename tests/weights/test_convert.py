@@ -26,9 +26,7 @@ def weights(tmp_path: Path, randomize: Randomize) -> Path:
     return tmp_path / "theirs.pth"
 
 
-def test_writes_a_model_with_its_provenance(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_writes_a_model_with_its_provenance(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "new/model.safetensors"
     assert main(["convert", "source=torchvision", f"input={weights}", f"output={output}"]) == 0
     provenance = file.read(output).provenance

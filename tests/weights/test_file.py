@@ -64,7 +64,12 @@ def refusal(path: Path) -> str:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_round_trip(backbone: str, tmp_path: Path, randomize: Callable[[nn.Module], None]) -> None:
     preprocessing = Preprocessing(
-        image_size=(64, 96), resize="stretch", crop_fraction=0.9, interpolation="bicubic", antialias=False, mean=(0, 0.5, 1)
+        image_size=(64, 96),
+        resize="stretch",
+        crop_fraction=0.9,
+        interpolation="bicubic",
+        antialias=False,
+        mean=(0, 0.5, 1),
     )
     options: dict[str, Any] = {"width": 0.5, "padding": "tf", "norm_eps": 2e-3, "norm_momentum": 0.07, "dropout": 0.3}
     model = make(backbone=backbone, preprocessing=preprocessing, **options)

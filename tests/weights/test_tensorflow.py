@@ -25,11 +25,9 @@ Randomize = Callable[[nn.Module], None]
 
 
 def scopes(backbone: str) -> list[str]:
-    """TF-slim's name scopes in the order of the network (slim: nets/mobilenet/mobilenet_v2.py, nets/mobilenet_v1.py)."""
+    """TF-slim's name scopes in the order of the network (nets/mobilenet/mobilenet_v2.py, nets/mobilenet_v1.py)."""
     if backbone == "mobilenet_v1":
-        blocks = [
-            f"MobilenetV1/Conv2d_{index}_{part}" for index in range(1, 14) for part in ("depthwise", "pointwise")
-        ]
+        blocks = [f"MobilenetV1/Conv2d_{index}_{part}" for index in range(1, 14) for part in ("depthwise", "pointwise")]
         return ["MobilenetV1/Conv2d_0", *blocks]
     first = ["MobilenetV2/expanded_conv/depthwise", "MobilenetV2/expanded_conv/project"]
     blocks = [

@@ -165,5 +165,5 @@ def test_the_names_are_those_of_torchvision() -> None:
     assert mv.create_model("classification", names=imagenet_names()).num_classes == 1000
     theirs = tv.MobileNet_V2_Weights.IMAGENET1K_V2.meta["categories"]
     # torchvision has two names twice (crane, maillot); ours are told apart, so that a name means one class.
-    same = [ours.split(",")[0].split(" (")[0].lower() == other.lower() for ours, other in zip(imagenet_names(), theirs)]
-    assert sum(same) > 950
+    pairs = zip(imagenet_names(), theirs, strict=True)
+    assert sum(ours.split(" (")[0].lower() == other.lower() for ours, other in pairs) > 950

@@ -1,0 +1,327 @@
+"""The randomness of a sample is a function of (seed, epoch, index) alone, and so is the order."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mnv2vision.data import datamodule
+from mnv2vision.data.batch import Batch, BatchDataset, BatchKey, BatchSampler, sample_seed
+from mnv2vision.data.datamodule import DataModule
+from mnv2vision.data.imagenet import ImageNet
+from mnv2vision.data.sample import Sample
+from mnv2vision.data.shapes import Shapes
+from mnv2vision.data.transforms import ClassificationAugmentation, EvaluationTransform
+from mnv2vision.errors import ConfigError, DataError
+from mnv2vision.preprocessing import Preprocessing
+
+SIZE = (40, 48)
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "paper": {"crop_scale": (0.1, 1.0), "color_jitter": 0.4},
+    "modern": {"rand_augment": 9, "erasing": 0.5},
+}
+
+
+class Source:
+    """A few images, some of which cannot be read."""
+
+    names = ("one", "two")
+    targets = frozenset({"label"})
+
+    def __init__(self, length: int = 12, broken: tuple[int, ...] = ()) -> None:
+        self.length = length
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self.broken:
+            raise DataError(f"/data/{index}.jpg: damaged")
+        image = np.random.default_rng(7).integers(0, 256, (60, 70, 3), dtype=np.uint8)  # the same one every time
+        return Sample(image, image_id=index, path=f"/data/{index}.jpg", label=index % 2)
+
+
+def module(source: Any, workers: int, *, seed: int = 0, kind: str = "paper", **options: Any) -> DataModule:
+    augmentation = ClassificationAugmentation(SIZE, **AUGMENTATIONS[kind])
+    evaluation = EvaluationTransform(Preprocessing(image_size=SIZE))
+    return DataModule((source, augmentation), (source, evaluation), seed=seed, workers=workers, **options)
+
+
+def epoch_of(data: DataModule, epoch: int = 0) -> list[Batch]:
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
+    return list(loader)
+
+
+def by_id(batches: list[Batch]) -> dict[Any, torch.Tensor]:
+    return {image_id: image for batch in batches for image_id, image in zip(batch.image_ids, batch.images, strict=True)}
+
+
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+def test_any_number_of_workers_gives_the_same_batches(kind: str) -> None:
+    reference = epoch_of(module(Source(), 0, kind=kind, batch_size=4), 3)
+    torch.manual_seed(1)  # nobody is to depend on the global generators
+    np.random.seed(1)  # noqa: NPY002
+    for workers in (0, 1, 2):
+        batches = epoch_of(module(Source(), workers, kind=kind, batch_size=4), 3)
+        assert len(batches) == 3
+        for ours, theirs in zip(batches, reference, strict=True):
+            assert ours.image_ids == theirs.image_ids
+            assert torch.equal(ours.images, theirs.images)
+            assert ours.labels is not None
+            assert theirs.labels is not None
+            assert torch.equal(ours.labels, theirs.labels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_two_draws_are_alike(workers: int) -> None:
+    """All images of this source are one: equal results mean equal draws, as of workers with copied generators."""
+    data = module(Source(), workers, batch_size=2)
+    images = [image for epoch in (0, 1) for image in by_id(epoch_of(data, epoch)).values()]
+    assert len(images) == 24
+    assert len({image.numpy().tobytes() for image in images}) == 24
+    other_seed = by_id(epoch_of(module(Source(), workers, seed=1, batch_size=2)))
+    assert not {image.numpy().tobytes() for image in other_seed.values()} & {im.numpy().tobytes() for im in images}
+
+
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+def test_a_sample_does_not_depend_on_what_came_before(kind: str) -> None:
+    augmentation = ClassificationAugmentation(SIZE, **AUGMENTATIONS[kind])
+    data = BatchDataset(Shapes("train", 20, image_size=48), augmentation, seed=5, on_error="raise")
+    before = torch.random.get_rng_state()
+    forward = by_id([data[BatchKey(2, [1, 3, 5, 7])]])
+    assert torch.equal(before, torch.random.get_rng_state())  # nor moves the generator of dropout
+    again = BatchDataset(Shapes("train", 20, image_size=48), augmentation, seed=5, on_error="raise")
+    backward = by_id([again[BatchKey(2, [index])] for index in (7, 0, 5, 3, 1)])
+    assert all(torch.equal(image, backward[key]) for key, image in forward.items())
+    other_epoch = by_id([data[BatchKey(3, [1, 3, 5, 7])]])
+    assert not any(torch.equal(image, other_epoch[key]) for key, image in forward.items())
+
+
+def test_seeds_do_not_collide() -> None:
+    seeds = {sample_seed(seed, epoch, index) for seed in range(3) for epoch in range(20) for index in range(100)}
+    assert len(seeds) == 6000
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert sample_seed(1, 2, 3) != sample_seed(3, 2, 1)
+
+
+def test_batches_are_uint8_and_channels_last() -> None:
+    data = module(Shapes("train", 10, image_size=64), 0, batch_size=3)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        batch = next(iter(loader))
+        assert batch.images.shape == (3, 3, *SIZE)
+        assert batch.images.dtype == torch.uint8
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.labels is not None
+        assert batch.labels.dtype == torch.int64
+        wanted = {image_id: sample.label for image_id, sample in samples(Shapes("train", 10, image_size=64))}
+        assert batch.labels.tolist() == [wanted[image_id] for image_id in batch.image_ids]
+
+
+def samples(source: Any) -> Iterator[tuple[Any, Sample]]:
+    for index in range(len(source)):
+        yield source[index].image_id, source[index]
+
+
+def test_evaluation_is_the_models_preprocessing_alone() -> None:
+    data = module(Source(), 0, batch_size=5)
+    wanted = Preprocessing(image_size=SIZE).prepare(Source()[0].image)
+    for batch in data.val_dataloader():
+        for image in batch.images:
+            np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), wanted)
+
+
+# ---- order and shares ----
+
+
+def indices(sampler: BatchSampler) -> list[int]:
+    return [index for key in sampler for index in key.indices]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 80), st.integers(1, 9), st.integers(1, 4), st.integers(0, 3), st.integers(0, 50))
+def test_training_shares(length: int, batch: int, world: int, seed: int, epoch: int) -> None:
+    samplers = [
+        BatchSampler(length, batch, training=True, seed=seed, rank=rank, world_size=world) for rank in range(world)
+    ]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    shares = [list(sampler) for sampler in samplers]
+    # Every process has as many batches, all of them full.
+    assert {len(share) for share in shares} == {len(samplers[0])}
+    assert all(len(key.indices) == batch and key.epoch == epoch for share in shares for key in share)
+    everything = [index for share in shares for key in share for index in key.indices]
+    if length >= batch * world:
+        assert len(set(everything)) == len(everything)
+        assert length - len(everything) < batch * world  # what is left out does not fill a batch for each
+    else:  # repeated until it does
+        assert set(everything) == set(range(length))
+        assert len(everything) == batch * world
+    assert set(everything) <= set(range(length))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 80), st.integers(1, 9), st.integers(1, 5))
+def test_validation_covers_each_sample_once(length: int, batch: int, world: int) -> None:
+    samplers = [BatchSampler(length, batch, training=False, rank=rank, world_size=world) for rank in range(world)]
+    shares = [indices(sampler) for sampler in samplers]
+    everything = sorted(index for share in shares for index in share)
+    assert set(everything) == set(range(length))
+    # A process may repeat a sample only where there is none left for it: evaluators count an image once.
+    assert len(everything) <= max(length, world)
+    assert all(share == sorted(share) for share in shares)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    for sampler in samplers:
+        assert len(list(sampler)) == len(sampler)
+
+
+def test_the_order_is_a_permutation_that_changes_with_epoch_and_seed() -> None:
+    def order(epoch: int, seed: int = 0) -> list[int]:
+        sampler = BatchSampler(60, 4, training=True, seed=seed)
+        sampler.set_epoch(epoch)
+        return indices(sampler)
+
+    assert sorted(order(0)) == list(range(60))
+    assert order(0) != list(range(60))
+    assert order(3) == order(3)
+    assert len({tuple(order(epoch, seed)) for epoch in range(5) for seed in range(5)}) == 25
+
+
+@given(st.integers(0, 5), st.integers(0, 14))
+def test_going_on_where_it_stopped(epoch: int, done: int) -> None:
+    whole = BatchSampler(60, 4, training=True, seed=3)
+    whole.set_epoch(epoch)
+    resumed = BatchSampler(60, 4, training=True, seed=3)
+    resumed.go_on_at(epoch, done)
+    resumed.set_epoch(epoch)  # as Lightning does at the start of the resumed epoch
+    assert list(resumed) == list(whole)[done:]
+    assert len(resumed) == 15  # of the epoch, whatever is done already
+    resumed.set_epoch(epoch + 1)
+    whole.set_epoch(epoch + 1)
+    assert list(resumed) == list(whole)
+
+
+def test_going_on_at_the_end_of_an_epoch_begins_the_next() -> None:
+    next_epoch = BatchSampler(60, 4, training=True)
+    next_epoch.set_epoch(8)
+    resumed = BatchSampler(60, 4, training=True)
+    resumed.go_on_at(7, 15)
+    resumed.set_epoch(8)
+    assert list(resumed) == list(next_epoch)
+
+
+def test_an_empty_data_set() -> None:
+    with pytest.raises(DataError, match="empty"):
+        BatchSampler(0, 4, training=True)
+
+
+# ---- files that cannot be read ----
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_file_stops_the_run_in_one_line(workers: int, tmp_path: Path) -> None:
+    for index in range(6):
+        path = tmp_path / f"train/{'ab'[index % 2]}/{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60, 50), (index, 0, 0)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    data = module(ImageNet(tmp_path, "train"), workers, batch_size=2)
+
+    def read_all() -> None:
+        for batch in data.train_dataloader():
+            data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+
+    with pytest.raises(DataError) as caught:
+        read_all()
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_files_are_skipped_and_listed(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module(Source(12, broken=(2, 3, 11)), workers, batch_size=4, on_error="skip")
+    seen: list[Any] = []
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        ids = []
+        for batch in loader:
+            data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+            assert len(batch.images) == 4  # batches stay full
+            assert batch.labels is not None
+            assert batch.labels.tolist() == [image_id % 2 for image_id in batch.image_ids]  # type: ignore[operator]
+            ids += batch.image_ids
+        seen.append(ids)
+    for ids in seen:
+        assert len(ids) == 12
+        assert set(ids) == set(range(12)) - {2, 3, 11}
+    assert data.skipped == {f"/data/{index}.jpg: damaged" for index in (2, 3, 11)}
+    told: list[str] = []
+    monkeypatch.setattr(datamodule.log, "warning", lambda text, *values: told.append(text % values))
+    data.log_skipped()
+    (text,) = told
+    assert text.startswith("3 unreadable files were skipped:")
+    assert all(text.count(f"/data/{index}.jpg: damaged") == 1 for index in (2, 3, 11))
+
+
+def test_skipping_everything_is_an_error() -> None:
+    data = BatchDataset(Source(3, broken=(0, 1, 2)), EvaluationTransform(Preprocessing()), seed=0, on_error="skip")
+    error = data[BatchKey(0, [1])].error
+    assert error is not None
+    assert "none of the 3 files" in error
+    assert "damaged" in error
+
+
+def test_a_replaced_sample_keeps_its_own_draws() -> None:
+    """The epoch's other images do not change because one file is broken."""
+    whole = by_id([batch_of(())])
+    holed = by_id([batch_of((4,))])
+    assert all(torch.equal(whole[key], image) for key, image in holed.items() if key != 5)
+
+
+def batch_of(broken: tuple[int, ...]) -> Batch:
+    augmentation = ClassificationAugmentation(SIZE, **AUGMENTATIONS["paper"])
+    return BatchDataset(Source(12, broken), augmentation, seed=0, on_error="skip")[BatchKey(0, [1, 4, 8])]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_error": "ignore"}, r"on_error='ignore' is unknown; valid: raise, skip"),
+        ({"batch_size": 0}, r"loader\.batch_size=0"),
+        ({"workers": -1}, r"loader\.workers=-1"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    on_error: Literal["raise"] = "raise"
+    with pytest.raises(ConfigError, match=message):
+        module(Source(), **({"workers": 0, "batch_size": 2, "on_error": on_error} | options))
+
+
+def test_augmentations_change_images_as_they_should() -> None:
+    y, x = np.mgrid[:64, :64]
+    image = np.stack([4 * x, 4 * y, 0 * x], 2).clip(0, 255).astype(np.uint8)
+    sample = Sample(image, image_id=0, path="x", label=1)
+    whole = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
+    same = ClassificationAugmentation((64, 64), **whole, flip=0.0)
+    np.testing.assert_array_equal(same(sample, 3).image, image)
+    mirrored = ClassificationAugmentation((64, 64), **whole, flip=1.0)
+    np.testing.assert_array_equal(mirrored(sample, 3).image, image[:, ::-1])
+    half = ClassificationAugmentation((64, 64), **whole, flip=0.5)
+    flips = [bool(half(sample, seed).image[0, 0, 0]) for seed in range(300)]
+    assert 110 < sum(flips) < 190
+    # A crop's red and green tell where it lies: its area keeps to the range.
+    crop = ClassificationAugmentation((64, 64), crop_scale=(0.2, 0.4), crop_ratio=(0.75, 4 / 3), flip=0.0)
+    for seed in range(50):
+        part = crop(sample, seed).image.astype(float)
+        width, height = np.ptp(part[..., 0]) / 4 + 1, np.ptp(part[..., 1]) / 4 + 1
+        assert 0.17 < width * height / 64**2 < 0.43
+        assert 0.68 < width / height < 1.47
+    assert crop(sample, 1).label == 1

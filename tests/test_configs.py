@@ -1,0 +1,189 @@
+"""Every configuration composes, and what it composes to can be built."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import mnv2vision as mv
+from mnv2vision.backbones import BACKBONES
+from mnv2vision.config import config_folder, groups, load_config
+from mnv2vision.data.datamodule import DataModule
+from mnv2vision.data.shapes import Shapes
+from mnv2vision.data.transforms import ClassificationAugmentation, EvaluationTransform
+from mnv2vision.run import _new_model, _training_options
+from mnv2vision.tasks.classification import ClassificationTask
+from mnv2vision.training.optim import build_optimizer, schedule
+
+ROOT = Path(__file__).parents[1]
+CHOICES = groups("train")
+RECIPES = ["null", *CHOICES["recipe"]]
+
+
+def files() -> list[str]:
+    return sorted(path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml"))
+
+
+def test_the_groups_are_those_of_the_folders() -> None:
+    folders = {
+        path.name: sorted(item.stem for item in path.iterdir()) for path in config_folder().iterdir() if path.is_dir()
+    }
+    assert folders == CHOICES
+    assert set(groups("eval")) == {"dataset", "trainer"}
+    assert groups("predict") == groups("convert") == {}
+    assert CHOICES["backbone"] == sorted(BACKBONES)
+
+
+def build(config: dict[str, Any]) -> None:
+    """Everything a training run makes of its configuration, but the training."""
+    with torch.device("meta"):
+        model = _new_model(config, ("ant", "bee", "wasp"))
+    assert model.config["backbone"] == config["backbone"]["name"]
+    # No key is left over that nobody reads: the functions refuse what they do not know.
+    given = {key for key, value in (config["backbone"] | config["model"]).items() if value is not None}
+    assert given - {"name", "image_size", "num_classes"} <= set(model.config)
+    augmentation = dict(config["augmentation"])
+    mixing = {key: augmentation.pop(key) for key in ("mixup", "cutmix")}
+    size = model.preprocessing.image_size
+    part = (
+        Shapes("train", 4, image_size=48),
+        ClassificationAugmentation(size, **augmentation),
+    )
+    DataModule(part, (part[0], EvaluationTransform(model.preprocessing)), **config["loader"], **config["data"])
+    options = _training_options(config)
+    ClassificationTask(model, options, **config["loss"], **mixing)  # type: ignore[arg-type]
+    optimizer = {key: value for key, value in options.optimizer.items() if key != "reference_batch"}
+    build_optimizer(model, **optimizer)
+    factor = schedule(total_steps=100, steps_per_epoch=10, **options.schedule)
+    assert all(0 <= factor(step) <= 1 for step in range(101))
+
+
+@pytest.mark.parametrize("backbone", CHOICES["backbone"])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("task", CHOICES["task"])
+def test_every_recipe_with_every_task_and_backbone(task: str, recipe: str, backbone: str) -> None:
+    config = load_config("train", [f"task={task}", f"recipe={recipe}", f"backbone={backbone}"])
+    assert config["task"] == task
+    assert config["backbone"]["name"] == backbone
+    build(config)
+
+
+@pytest.mark.parametrize("dataset", CHOICES["dataset"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_with_every_data_set(recipe: str, dataset: str) -> None:
+    config = load_config("train", [f"recipe={recipe}", f"dataset={dataset}"])
+    assert config["dataset"]["name"] == dataset
+    build(config)
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "convert"])
+def test_defaults(command: str) -> None:
+    config = load_config(command, [])
+    assert config == yaml.safe_load(yaml.safe_dump(config))  # plain data
+    text = (config_folder() / f"{command}.yaml").read_text()
+    assert f"#   python tools/{command}.py" in text
+
+
+def test_the_keys_of_the_design_are_there() -> None:
+    """What users type (the design's section 3) stays."""
+    config = load_config("train", ["dataset=imagenet"])
+    typed = """task dataset.root dataset.train_split dataset.val_split dataset.classes backbone.width model.image_size
+        model.num_classes init_from resume run_dir seed trainer.devices optimizer.lr loader.batch_size loader.workers"""
+    for key in re.findall(r"[\w.]+", typed):
+        section: Any = config
+        for part in key.split("."):
+            assert part in section, key
+            section = section[part]
+    assert {"task", "checkpoint", "run_dir", "loader"} <= set(load_config("eval", []))
+
+
+def leaves(config: Any, prefix: str = "") -> list[str]:
+    if not isinstance(config, dict):
+        return [prefix]
+    return [name for key, value in config.items() for name in leaves(value, f"{prefix}.{key}" if prefix else str(key))]
+
+
+@pytest.mark.parametrize("recipe", CHOICES["recipe"])
+def test_a_recipe_sets_only_what_there_is(recipe: str) -> None:
+    """A misspelt key in a recipe would be added in silence, and mean nothing."""
+    own = yaml.safe_load((config_folder() / f"recipe/{recipe}.yaml").read_text())
+    defaults = own.pop("defaults", [])
+    chosen = [f"{key.removeprefix('override /')}={value}" for item in defaults for key, value in item.items()]
+    known = set(leaves(load_config("train", chosen)))
+    # augmentation.crop_scale and the like are lists: leaves as they are.
+    assert [key for key in leaves(own) if key not in known] == []
+    resolved = load_config("train", [f"recipe={recipe}"])
+    for key in leaves(own):
+        value: Any = own
+        ours: Any = resolved
+        for part in key.split("."):
+            value, ours = value[part], ours[part]
+        assert ours == value, key
+
+
+@pytest.mark.parametrize("dataset", CHOICES["dataset"])
+def test_a_data_set_proposes_only_what_there_is(dataset: str) -> None:
+    own = yaml.safe_load((config_folder() / f"dataset/{dataset}.yaml").read_text())
+    known = set(leaves(load_config("train", ["dataset=imagenet"])))
+    assert [key for key in leaves(own) if "." in key and not key.startswith("dataset.") and key not in known] == []
+
+
+@pytest.mark.parametrize("recipe", CHOICES["recipe"])
+def test_the_header_of_a_recipe(recipe: str) -> None:
+    """A command, the figure to expect, and on what hardware in how long."""
+    text = (config_folder() / f"recipe/{recipe}.yaml").read_text()
+    header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    command = re.search(r"#   python tools/train\.py (.*)", header)
+    assert command is not None
+    given = [item for item in command[1].split() if "<" not in item and not item.startswith(("with", "train/", "val/"))]
+    arguments = [item for item in given if "=" in item and not item.startswith(("init_from", "dataset.root"))]
+    assert f"recipe={recipe}" in arguments
+    load_config("train", arguments)
+    assert re.search(r"(Published|Expected).*(\d\.?\d* %|0\.\d+)", header), "the figure"
+    assert re.search(r"(CPU|GPU|cores)", header), "the hardware"
+    assert re.search(r"(seconds|minutes|hours|days)", header), "the time"
+
+
+@pytest.mark.parametrize("backbone", CHOICES["backbone"])
+def test_the_options_of_a_backbone_are_those_of_its_class(backbone: str) -> None:
+    own = yaml.safe_load((config_folder() / f"backbone/{backbone}.yaml").read_text())
+    parameters = set(inspect.signature(BACKBONES[backbone]).parameters)
+    assert set(own) - {"name"} == parameters - {"taps", "in_channels"}
+
+
+def test_what_is_left_open_is_the_librarys(tmp_path: Path) -> None:
+    config = load_config("train", ["dataset=imagenet"])
+    with torch.device("meta"):
+        ours = _new_model(config, ("ant", "bee"))
+        theirs = mv.create_model("classification", names=("ant", "bee"))
+    assert ours.preprocessing == theirs.preprocessing
+    assert [tuple(p.shape) for p in ours.parameters()] == [tuple(p.shape) for p in theirs.parameters()]
+
+
+def test_what_is_left_open_comes_from_the_weights(tmp_path: Path) -> None:
+    start = mv.create_model(
+        "classification",
+        width=0.35,
+        padding="tf",
+        names=("x", "y", "z"),
+        preprocessing=mv.Preprocessing(image_size=(64, 64), mean=(0.5, 0.5, 0.5)),
+    )
+    mv.save(start, tmp_path / "start.safetensors")
+    common = ["dataset=imagenet", f"init_from={tmp_path / 'start.safetensors'}"]
+    model = _new_model(load_config("train", common), ("ant", "bee"))
+    assert (model.config["width"], model.config["padding"], model.num_classes) == (0.35, "tf", 2)
+    assert model.preprocessing == start.preprocessing
+    assert torch.equal(model.backbone.stem.conv.weight, start.backbone.stem.conv.weight)  # type: ignore[union-attr]
+    model = _new_model(load_config("train", [*common, "model.image_size=96"]), ("ant", "bee"))
+    assert model.preprocessing.image_size == (96, 96)
+    assert model.preprocessing.mean == (0.5, 0.5, 0.5)
+
+
+def test_every_file_says_what_it_is_for() -> None:
+    for name in files():
+        first = next(line for line in (config_folder() / name).read_text().splitlines() if "@package" not in line)
+        assert first.startswith("# "), name
