@@ -123,6 +123,7 @@ def test_resumed_at_the_end_of_an_epoch(
     assert_same_runs(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_more_epochs(whole: Path, tmp_path: Path, train: Train) -> None:
     constant = "schedule.name=constant"  # another total would stretch a cosine
     assert train(f"run_dir={tmp_path / 'long'}", constant) == 0
