@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mnv2vision.backbones import fold_batch_norm
+from mnv2vision.backbones.packing import pack_convolutions
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.vision_model import VisionModel
@@ -37,7 +38,7 @@ class Classification:
 
 
 class Predictor:
-    """A model ready for inference: batch norm folded, channels last, without gradients."""
+    """A model ready for inference: batch norm folded, channels last, on a CPU with packed convolutions."""
 
     def __init__(self, model: VisionModel, *, device: str | torch.device | None = None, batch_size: int = 16) -> None:
         """Prepare a copy of the model.
@@ -58,6 +59,8 @@ class Predictor:
         self.names = model.names or tuple(f"class {label}" for label in range(model.num_classes))
         self.batch_size = batch_size
         self.model = fold_batch_norm(model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu":
+            pack_convolutions(self.model)
 
     @overload
     def __call__(self, images: ImageLike) -> Classification: ...

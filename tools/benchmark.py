@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
         return 2
     print(benchmark.machine())
     results = [
-        benchmark.inference(1, rounds=40),
+        benchmark.inference(1, rounds=15),
         benchmark.inference(32, rounds=7),
         benchmark.training_step(rounds=7),
     ]

@@ -92,6 +92,17 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        # Strided depthwise gradients in bfloat16 take four times as long on a CPU as in float32.
+        if self._slow_in_bfloat16 and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self._convolve(input.float()).to(input.dtype)
+        return self._convolve(input)
+
+    @property
+    def _slow_in_bfloat16(self) -> bool:
+        return self.training and self.groups > 1 and self.stride[0] > 1
+
+    def _convolve(self, input: Tensor) -> Tensor:
         # At stride 1 the two conventions pad alike, so the copy that F.pad makes is paid where they differ only.
         if self.tf_padding and self.stride[0] > 1:
             padding = tf_same_padding(input.shape[-2:], self.kernel_size[0], self.stride[0], self.dilation[0])

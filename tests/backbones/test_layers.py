@@ -67,3 +67,18 @@ def test_make_divisible(value: float, divisor: int) -> None:
 def test_make_divisible_by_hand(value: float, rounded: int) -> None:
     # 11.2 would round to 8, which is more than 10 % below it.
     assert make_divisible(value) == rounded
+
+
+def test_strided_depthwise_gradients_are_the_same_under_autocast():
+    """Computed in float32 for speed: no result may change beyond bfloat16's rounding, nor the dtype."""
+    torch.manual_seed(0)
+    conv = Conv2d(16, 16, 3, stride=2, groups=16, padding="tf")
+    images = torch.randn(2, 16, 15, 20, requires_grad=True)
+    conv(images).square().sum().backward()
+    expected = conv.weight.grad.clone()
+    conv.weight.grad = None
+    with torch.autocast("cpu", torch.bfloat16):
+        out = conv(images.bfloat16())
+    assert out.dtype == torch.bfloat16
+    out.float().square().sum().backward()
+    torch.testing.assert_close(conv.weight.grad, expected, rtol=0.05, atol=0.05 * expected.abs().max().item())

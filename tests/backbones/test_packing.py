@@ -1,0 +1,33 @@
+"""Packed convolutions compute what the folded model computes."""
+
+import pytest
+import torch
+
+from mnv2vision.backbones import create_backbone, fold_batch_norm, packing
+from mnv2vision.backbones.packing import pack_convolutions
+
+
+@pytest.mark.parametrize("padding", ["tf", "symmetric"])
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"])
+@pytest.mark.parametrize("size", [(64, 64), (65, 97)])
+def test_packed_equals_folded(name, padding, size):
+    model = create_backbone(name, width=0.5, padding=padding, output_stride=16)
+    images = torch.randn(2, 3, *size).to(memory_format=torch.channels_last)
+    model.train()(images)  # running statistics, so that the outputs do not vanish
+    folded, packed = fold_batch_norm(model), fold_batch_norm(model)
+    pack_convolutions(packed)
+    count = sum(isinstance(module, packing._PackedConv) for module in packed.modules())
+    assert count == sum(isinstance(module, packing.ConvNormAct) for module in folded.modules())
+    with torch.inference_mode():
+        expected, actual = folded(images), packed(images)
+    for tap, feature in expected.items():
+        scale = feature.abs().max()
+        assert scale > 1e-3
+        assert (actual[tap] - feature).abs().max() <= 1e-5 * scale
+
+
+def test_nothing_is_packed_without_the_operators(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    model = fold_batch_norm(create_backbone("mobilenet_v2", width=0.35))
+    pack_convolutions(model)
+    assert not any(isinstance(module, packing._PackedConv) for module in model.modules())
