@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mnv2vision import visualize
+from mnv2vision.atomic import atomic_path
 from mnv2vision.classification.evaluator import ClassificationEvaluator, ClassificationTargets
 from mnv2vision.classification.loss import classification_loss
 from mnv2vision.classification.model import Classifier
@@ -87,7 +88,7 @@ class ClassificationTask(Task):
             ("per_class.csv", self.evaluator.per_class()),
             ("most_confused.csv", self.evaluator.most_confused()),
         ):
-            with (folder / name).open("w", newline="") as file:
+            with atomic_path(folder / name) as temporary, temporary.open("w", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow(rows[0]._fields if rows else ["empty"])
                 writer.writerows(rows)
