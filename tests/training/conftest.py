@@ -16,6 +16,9 @@ ROOT = Path(__file__).parents[2]
 # Seven batches an epoch, an odd number, with two images left over; and a last batch of one in validation.
 TINY = (
     "backbone.width=0.35",
+    "optimizer.name=sgd",
+    "optimizer.lr=0.05",
+    "optimizer.weight_decay=4e-5",
     "model.image_size=32",
     "dataset.image_size=48",
     "dataset.train_size=58",
