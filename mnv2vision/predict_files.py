@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mnv2vision import visualize
-from mnv2vision.atomic import write_text
+from mnv2vision.atomic import atomic_path, write_text
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.data.folder_index import EXTENSIONS
 from mnv2vision.errors import ConfigError, DataError
@@ -69,9 +69,10 @@ def predict_files(
         for path, photo, prediction in zip(batch, photos, predictor(list(photos)), strict=True):
             best = prediction.top(top)
             records.append((path, best))
-            picture = folder / absolute[path].relative_to(common).with_suffix(f"{path.suffix}.jpg")
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            visualize.caption(photo, [f"{score:6.1%}  {name}" for name, score in best]).save(picture, quality=92)
+            name = str(absolute[path].relative_to(common))  # a.png becomes a.png.jpg: there may be an a.jpg
+            with atomic_path(folder / (name if path.suffix == ".jpg" else f"{name}.jpg")) as temporary:
+                lines = [f"{score:6.1%}  {label}" for label, score in best]
+                visualize.caption(photo, lines).save(temporary, format="JPEG", quality=92)
     data = [
         {"image": str(path), "classes": [{"name": name, "score": score} for name, score in best]}
         for path, best in records
