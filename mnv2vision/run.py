@@ -176,6 +176,12 @@ def _new_model(config: dict[str, Any], names: tuple[str, ...]) -> VisionModel:
             f" say backbone={weights.config['backbone']}"
         )
     inherited = {key: value for key, value in weights.config.items() if key not in ("task", "num_classes")}
+    width = weights.config.get("width", 1.0)
+    if options.get("width", width) != width:
+        raise ConfigError(
+            f"backbone.width={options['width']}, but {config['init_from']} holds width {width};"
+            f" say backbone.width={width}"
+        )
     preprocessing = weights.preprocessing | preprocessing
     model = create_model(config["task"], names=names, preprocessing=preprocessing, **(inherited | options))
     log.info(file.initialize_from(model, weights, config["init_from"]))

@@ -297,3 +297,11 @@ def test_evaluation_keeps_the_models_own_input(dataset: str) -> None:
     assert set(config) == {
         "checkpoint", "task", "run_dir", "seed", "model", "loader", "data", "dataset", "trainer"
     }  # fmt: skip
+
+
+def test_weights_of_another_width(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The shapes propose width 0.5: weights of another one need a word, not a parameter's shape."""
+    weights = tmp_path / "weights.safetensors"
+    mv.save(mv.create_model("classification", width=0.35, num_classes=3), weights)
+    assert main(["train", f"init_from={weights}", f"run_dir={tmp_path / 'run'}"]) == 2
+    assert capsys.readouterr().err.strip().endswith("holds width 0.35; say backbone.width=0.35")
