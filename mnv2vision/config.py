@@ -58,6 +58,7 @@ def load_config(command: str, arguments: Sequence[str]) -> dict[str, Any]:
         options = [*choices[item.key_or_group], *(["null"] if item.key_or_group == "recipe" else [])]
         if str(item.value()).replace("None", "null") not in options:
             raise ConfigError(f"{item.key_or_group}={item.value()} is unknown; valid: {', '.join(options)}")
+    _check_recipe(chosen)
     # Of repeated choices the last counts; Hydra has no word for "none", which recipe=null means and is the default.
     last = {item.key_or_group: item for item in chosen}
     base = _compose(command, [item for item in last.values() if item.value() is not None])
@@ -80,6 +81,17 @@ def load_config(command: str, arguments: Sequence[str]) -> dict[str, Any]:
     for item in values:
         OmegaConf.update(base, item.key_or_group, _value(item), merge=True, force_add=True)
     return _plain(base)
+
+
+def _check_recipe(chosen: Sequence[Override]) -> None:
+    """Refuse a recipe together with another task than its own."""
+    values = {item.key_or_group: item.value() for item in chosen}
+    if not values.get("recipe") or "task" not in values:
+        return
+    recipe: Any = OmegaConf.load(config_folder() / f"recipe/{values['recipe']}.yaml")
+    own = [item["override /task"] for item in recipe.get("defaults", []) if "override /task" in item]
+    if own and values["task"] != own[0]:
+        raise ConfigError(f"recipe={values['recipe']} is for task={own[0]}, not task={values['task']}")
 
 
 def _compose(command: str, overrides: Sequence[Override]) -> DictConfig:
@@ -177,20 +189,32 @@ _EXAMPLES: dict[str, Any] = {
     "checkpoint.every_n_steps": 1000,
     "dataset.classes": ["cat", "dog"],
     "dataset.root": "/data/imagenet",
+    "dataset.train_split": "2007/trainval+2012/trainval",
+    "dataset.val_split": "val",
+    "dataset.year": 2012,
+    "debug": "batch",
     "device": "cpu",
     "early_stopping.patience": 5,
     "init_from": "imagenet.safetensors",
+    "image_size": 300,
     "input": "weights.safetensors",
     "keep_background": True,
+    "keep_gaps": True,
     "loader.workers": 2,
     "model.dropout": 0.2,
+    "model.head": "ssdlite",
+    "model.nms_iou": 0.6,
     "model.num_classes": 10,
+    "model.reduce_lowest": True,
+    "model.scores": "sigmoid",
+    "names": ["person"],
     "optimizer.eps": 1e-8,
     "optimizer.reference_batch": 256,
     "preprocessing.antialias": True,
     "preprocessing.crop_fraction": 0.875,
     "preprocessing.interpolation": "bicubic",
     "preprocessing.mean": [0.5, 0.5, 0.5],
+    "preprocessing.padding_value": 128,
     "preprocessing.resize": "stretch",
     "preprocessing.std": [0.5, 0.5, 0.5],
     "resume": "runs/mine/checkpoints/last.ckpt",

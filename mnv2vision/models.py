@@ -6,11 +6,12 @@ from typing import Any
 
 from mnv2vision.backbones import BACKBONES, create_backbone
 from mnv2vision.classification.model import Classifier
+from mnv2vision.detection.model import SSDLite
 from mnv2vision.errors import ConfigError, check_keywords, keyword_names
 from mnv2vision.preprocessing import Preprocessing, as_pair
 from mnv2vision.vision_model import VisionModel
 
-MODELS: dict[str, type[Classifier]] = {"classification": Classifier}
+MODELS: dict[str, type[Classifier | SSDLite]] = {"classification": Classifier, "detection": SSDLite}
 
 
 def create_model(
@@ -26,13 +27,14 @@ def create_model(
     """Create a model with random weights.
 
     Args:
-        task: "classification".
+        task: "classification" or "detection".
         backbone: See `create_backbone`.
         num_classes: Number of classes; that of `names`, or of the task's standard data set, if None.
         names: Class names by label.
         image_size: A side, or (height, width), of the network's input in pixels; overrides the preprocessing's.
         preprocessing: How the model wants its images; ImageNet's mean and deviation by default.
-        **options: Of the backbone (`width`, `padding`, …) and of the head (`dropout`).
+        **options: Of the backbone (`width`, `padding`, …) and of the head: classification `dropout`; detection `head`,
+            `reduce_lowest`, `scores`, `nms_iou`.
 
     Returns:
         The model; `model(images)` takes normalised float images (N, 3, H, W).
@@ -56,13 +58,13 @@ def create_model(
     backbone_options = {key: value for key, value in options.items() if key not in head_keys}
     check_keywords(BACKBONES[backbone], backbone_options, f"option of a {task} model with {backbone}")
     model = head(
-        create_backbone(backbone, **backbone_options),
+        create_backbone(backbone, **({"taps": head.default_taps.get(backbone)} | backbone_options)),
         num_classes=num_classes,
         **{key: options[key] for key in head_keys},
     )
 
     if preprocessing is None:
-        preprocessing = {"image_size": head.default_image_size}
+        preprocessing = {"image_size": head.default_image_size, "resize": head.default_resize}
     if not isinstance(preprocessing, Preprocessing):
         preprocessing = Preprocessing.from_dict(dict(preprocessing))
     if image_size is not None:

@@ -8,13 +8,18 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from mnv2vision import visualize
 from mnv2vision.atomic import atomic_path, write_text
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.data.folder_index import EXTENSIONS
 from mnv2vision.errors import ConfigError, DataError
-from mnv2vision.predictor import Predictor
+from mnv2vision.predictor import Classification, Prediction, Predictor
 from mnv2vision.weights.file import load
 
 log = logging.getLogger(__name__)
@@ -41,7 +46,14 @@ def find_images(images: str | Sequence[str]) -> list[Path]:
 
 
 def predict_files(
-    *, checkpoint: str, images: str | Sequence[str], output: str, top: int, batch_size: int, device: str | None
+    *,
+    checkpoint: str,
+    images: str | Sequence[str],
+    output: str,
+    top: int,
+    threshold: float,
+    batch_size: int,
+    device: str | None,
 ) -> None:
     """Write `predictions.csv`, `predictions.json` and an annotated picture per image.
 
@@ -49,39 +61,64 @@ def predict_files(
         checkpoint: A model file.
         images: Files, folders or patterns.
         output: The folder to write to.
-        top: Classes to write per image.
+        top: Classes to write per image (classification).
+        threshold: From which score on objects are written (detection).
         batch_size: Images at a time.
         device: Where to run; None for the GPU if there is one.
     """
     if top < 1:
         raise ConfigError(f"top={top} must be at least 1")
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"threshold={threshold} is not in 0..1")
     paths = find_images(images)
-    predictor = Predictor(load(checkpoint), device=device, batch_size=batch_size)
+    predictor = Predictor(load(checkpoint), device=device, batch_size=batch_size, score_threshold=threshold)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     # Absolute, so that ../photos is not written outside the folder, nor mixed with /data/photos.
     absolute = {path: Path(os.path.abspath(path)) for path in paths}
     common = Path(os.path.commonpath([path.parent for path in absolute.values()]))
-    records: list[tuple[Path, list[tuple[str, float]]]] = []
+    records: list[_Record] = []
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
         photos = [decode_image(path) for path in batch]
         for path, photo, prediction in zip(batch, photos, predictor(list(photos)), strict=True):
-            best = prediction.top(top)
-            records.append((path, best))
+            picture, record = _describe(photo, prediction, top)
+            records.append(_Record(path, *record))
             name = str(absolute[path].relative_to(common))  # a.png becomes a.png.jpg: there may be an a.jpg
             with atomic_path(folder / (name if path.suffix == ".jpg" else f"{name}.jpg")) as temporary:
-                lines = [f"{score:6.1%}  {label}" for label, score in best]
-                visualize.caption(photo, lines).save(temporary, format="JPEG", quality=92)
-    data = [
-        {"image": str(path), "classes": [{"name": name, "score": score} for name, score in best]}
-        for path, best in records
-    ]
+                picture.save(temporary, format="JPEG", quality=92)
+    data = [{"image": str(record.path), record.key: record.entries} for record in records]
     write_text(folder / "predictions.json", json.dumps(data, indent=1) + "\n")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["image", "rank", "name", "score"])
-    for path, best in records:
-        writer.writerows([path, rank, name, f"{score:.6f}"] for rank, (name, score) in enumerate(best, 1))
+    writer.writerow(["image", *records[0].columns])
+    for record in records:
+        writer.writerows([record.path, *row] for row in record.rows)
     write_text(folder / "predictions.csv", table.getvalue())
     log.info("%d images -> %s", len(paths), folder)
+
+
+class _Record(NamedTuple):
+    """What is written of an image: rows of the table, and entries of the JSON file under a key."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[list[object]]
+    key: str
+    entries: list[dict[str, object]]
+
+
+def _describe(photo: NDArray[np.uint8], prediction: Prediction, top: int) -> tuple[Image.Image, tuple[Any, ...]]:
+    if isinstance(prediction, Classification):
+        best = prediction.top(top)
+        picture = visualize.caption(photo, [f"{score:6.1%}  {label}" for label, score in best])
+        rows = [[rank, name, f"{score:.6f}"] for rank, (name, score) in enumerate(best, 1)]
+        entries = [{"name": name, "score": score} for name, score in best]
+        return picture, (("rank", "name", "score"), rows, "classes", entries)
+    names = [prediction.names[label] for label in prediction.labels]
+    scores, boxes = prediction.scores.tolist(), prediction.boxes.tolist()
+    texts = [f"{name} {score:.0%}" for name, score in zip(names, scores, strict=True)]
+    drawn = visualize.draw_boxes(photo, prediction.boxes, prediction.labels, texts)
+    rows = [[name, f"{s:.6f}", *(f"{x:.1f}" for x in box)] for name, s, box in zip(names, scores, boxes, strict=True)]
+    entries = [{"name": n, "score": s, "box": box} for n, s, box in zip(names, scores, boxes, strict=True)]
+    return Image.fromarray(drawn), (("name", "score", "x1", "y1", "x2", "y2"), rows, "objects", entries)

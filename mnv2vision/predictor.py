@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from PIL import Image, ImageOps
 from mnv2vision.backbones import fold_batch_norm
 from mnv2vision.backbones.packing import pack_convolutions
 from mnv2vision.data.decoding import decode_image
+from mnv2vision.detection.model import SSDLite
+from mnv2vision.detection.postprocess import detect
+from mnv2vision.detection.results import to_photos
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.vision_model import VisionModel
 
@@ -37,19 +40,53 @@ class Classification:
         return [(self.names[label], float(self.scores[label])) for label in order]
 
 
+@dataclass(frozen=True)
+class Detection:
+    """A photo's objects, best first.
+
+    Attributes:
+        boxes: (n, 4) float32 (x1, y1, x2, y2) in the photo's pixels.
+        scores: (n,) float32 in 0..1.
+        labels: (n,) int64.
+        names: Class names by label.
+    """
+
+    boxes: NDArray[np.floating]
+    scores: NDArray[np.floating]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+Prediction = Classification | Detection
+
+
 class Predictor:
     """A model ready for inference: batch norm folded, channels last, on a CPU with packed convolutions."""
 
-    def __init__(self, model: VisionModel, *, device: str | torch.device | None = None, batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        model: VisionModel,
+        *,
+        device: str | torch.device | None = None,
+        batch_size: int = 16,
+        score_threshold: float = 0.3,
+    ) -> None:
         """Prepare a copy of the model.
 
         Args:
             model: Left as it is.
             device: Where to run; the GPU if there is one, by default.
             batch_size: Images at a time, where a list is given.
+            score_threshold: Of detections, in 0..1: those with less are dropped.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} must be at least 1")
+        if not 0 <= score_threshold <= 1:
+            raise ConfigError(f"score_threshold={score_threshold} is not in 0..1")
+        self.score_threshold = score_threshold
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             torch.empty(0, device=self.device)
@@ -58,24 +95,25 @@ class Predictor:
         self.preprocessing = model.preprocessing
         self.names = model.names or tuple(f"class {label}" for label in range(model.num_classes))
         self.batch_size = batch_size
-        self.model = fold_batch_norm(model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.task = model.task
+        self.model: Any = fold_batch_norm(model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.device.type == "cpu":
             pack_convolutions(self.model)
 
     @overload
-    def __call__(self, images: ImageLike) -> Classification: ...
+    def __call__(self, images: list[ImageLike]) -> list[Any]: ...
 
     @overload
-    def __call__(self, images: list[ImageLike]) -> list[Classification]: ...
+    def __call__(self, images: ImageLike) -> Any: ...
 
-    def __call__(self, images: ImageLike | list[ImageLike]) -> Classification | list[Classification]:
+    def __call__(self, images: ImageLike | list[ImageLike]) -> Any:
         """Predict.
 
         Args:
             images: A path, a PIL image or an (H, W, 3) uint8 RGB array; or a list of them.
 
         Returns:
-            A prediction, or a list of them.
+            A `Classification` or `Detection`, as the model's task is; or a list of them.
 
         Raises:
             DataError: Naming the image that cannot be used.
@@ -89,11 +127,29 @@ class Predictor:
         return self._predict([images])[0]
 
     @torch.inference_mode()
-    def _predict(self, images: Sequence[ImageLike]) -> list[Classification]:
-        prepared = np.stack([self.preprocessing.prepare(as_array(image)) for image in images])
+    def _predict(self, images: Sequence[ImageLike]) -> Sequence[Prediction]:
+        photos = [as_array(image) for image in images]
+        prepared = np.stack([self.preprocessing.prepare(photo) for photo in photos])
         batch = torch.from_numpy(prepared).permute(0, 3, 1, 2).to(self.device)
-        logits = self.model(self.preprocessing.normalize(batch))
-        return [Classification(scores, self.names) for scores in logits.softmax(1).cpu().numpy()]
+        raw = self.model(self.preprocessing.normalize(batch))
+        if self.task == "detection":
+            return self._detections(raw, [photo.shape[:2] for photo in photos])
+        return [Classification(scores, self.names) for scores in raw.softmax(1).cpu().numpy()]
+
+    def _detections(self, raw: Any, sizes: list[tuple[int, int]]) -> list[Detection]:
+        model: SSDLite = self.model
+        found = detect(
+            raw.box_codes,
+            raw.class_logits,
+            model.anchors,
+            scores=model.scores,
+            nms_iou=model.nms_iou,
+            score_threshold=self.score_threshold,
+        )
+        return [
+            Detection(item.boxes, item.scores, item.labels, self.names)
+            for item in to_photos(found, self.preprocessing, sizes)
+        ]
 
 
 def as_array(image: ImageLike) -> NDArray[np.uint8]:

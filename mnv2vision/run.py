@@ -18,18 +18,20 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
+from mnv2vision import visualize
 from mnv2vision.atomic import write_text
-from mnv2vision.backbones import has_folded_batch_norm, recover_batch_norm
+from mnv2vision.backbones import BACKBONES, has_folded_batch_norm, recover_batch_norm
 from mnv2vision.data.batch import BatchDataset, BatchKey
 from mnv2vision.data.datamodule import DataModule
 from mnv2vision.data.sample import SampleSource
-from mnv2vision.data.sources import Relabelled, check_parts, create_source
-from mnv2vision.data.transforms import ClassificationAugmentation, EvaluationTransform
-from mnv2vision.errors import ConfigError, DataError, WeightsError
+from mnv2vision.data.sources import check_parts, create_source
+from mnv2vision.data.transforms import EvaluationTransform
+from mnv2vision.errors import ConfigError, DataError, WeightsError, keyword_names
 from mnv2vision.models import MODELS, create_model
 from mnv2vision.preprocessing import as_pair
 from mnv2vision.tasks.base import Task, TrainingOptions
-from mnv2vision.tasks.classification import ClassificationTask, map_labels
+from mnv2vision.tasks.classification import ClassificationTask
+from mnv2vision.tasks.detection import DetectionTask
 from mnv2vision.training.callbacks import (
     AtomicCheckpointIO,
     Averaging,
@@ -46,7 +48,9 @@ from mnv2vision.weights import file
 
 log = logging.getLogger(__name__)
 
+TASKS: dict[str, type[Task]] = {"classification": ClassificationTask, "detection": DetectionTask}
 RECOVERY_IMAGES = 80
+SHOWN_IMAGES = 24
 
 
 def train(config: dict[str, Any]) -> dict[str, float]:
@@ -56,30 +60,33 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         config: What configs/train.yaml and its groups compose to, as plain data.
 
     Returns:
-        The metrics of the best weights, as `metrics.json` has them.
+        The metrics of the best weights, as `metrics.json` has them; nothing after debug=batch.
     """
+    if config["debug"] not in (None, "batch"):
+        raise ConfigError(f"debug={config['debug']} is unknown; valid: batch")
     _quieten_lightning()
+    kind = TASKS[config["task"]]
     run_dir = _run_dir(config, config["task"])
     pl.seed_everything(config["seed"], verbose=False)
-    source = create_source(config["dataset"], "train", "label")
-    val_source = create_source(config["dataset"], "val", "label")
+    source = create_source(config["dataset"], "train", kind.target)
+    val_source = create_source(config["dataset"], "val", kind.target)
     check_parts(source, val_source)
     model = _new_model(config, source.names)
-    augmentation = dict(config["augmentation"])
-    mixing = {key: augmentation.pop(key) for key in ("mixup", "cutmix")}
     evaluation = EvaluationTransform(model.preprocessing)
     if config["init_from"] and not config["resume"]:
         _recover(model, source, evaluation, config["data"]["on_error"])
 
     data = DataModule(
-        (source, ClassificationAugmentation(model.preprocessing.image_size, **augmentation)),
+        (source, kind.augmentation(config["augmentation"], model.preprocessing)),
         (val_source, evaluation),
         seed=config["seed"],
         on_error=config["data"]["on_error"],
         **config["loader"],
     )
-    task = _task(model, _training_options(config), **config["loss"], **mixing)
+    task = kind.create(model, val_source, _training_options(config), config)
     task.check_options()
+    if config["debug"] == "batch":
+        return _draw_batch(task, data, run_dir)
     checkpoints = run_dir / "checkpoints"
     callbacks = [
         *_progress(),
@@ -123,10 +130,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     run_dir = _run_dir(config, "eval")
     if config["model"]["image_size"] is not None:
         model.preprocessing = replace(model.preprocessing, image_size=as_pair(config["model"]["image_size"]))
-    source = create_source(config["dataset"], "val", "label")
-    labels = map_labels(source, model.names, model.num_classes)
-    if labels is not None:
-        source = Relabelled(source, labels, model.names)
+    kind = TASKS[model.task]
+    source = kind.adapt(create_source(config["dataset"], "val", kind.target), model)
     data = DataModule(
         None,
         (source, EvaluationTransform(model.preprocessing)),
@@ -136,13 +141,23 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     )
     trainer = _trainer(config, run_dir, _progress(), [])
     _write_config(config, run_dir)
-    metrics = _evaluate(trainer, _task(model, None), data, run_dir)
+    metrics = _evaluate(trainer, kind.create(model, source, None, config), data, run_dir)
     data.log_skipped()
     return metrics
 
 
-def _task(model: VisionModel, options: TrainingOptions | None, **loss: Any) -> Task:
-    return ClassificationTask(model, options, **loss)  # type: ignore[arg-type]  # detection and segmentation join here
+def _draw_batch(task: Task, data: DataModule, run_dir: Path) -> dict[str, float]:
+    pictures: list[Any] = []
+    for batch in data.train_dataloader():
+        if batch.error is not None:
+            raise DataError(batch.error)
+        pictures += task.draw_batch(batch)
+        if len(pictures) >= SHOWN_IMAGES:
+            break
+    pictures = pictures[:SHOWN_IMAGES]
+    visualize.contact_sheet(pictures, [""] * len(pictures), run_dir / "batch.png")
+    log.info("%s: %d training images as the network sees them", run_dir / "batch.png", len(pictures))
+    return {}
 
 
 def _evaluate(trainer: pl.Trainer, task: Task, data: DataModule, run_dir: Path) -> dict[str, float]:
@@ -165,9 +180,12 @@ def _new_model(config: dict[str, Any], names: tuple[str, ...]) -> VisionModel:
     if num_classes != len(names):
         raise ConfigError(f"model.num_classes={num_classes}, but the data set has {len(names)} classes")
     preprocessing = {key: value for key, value in config["preprocessing"].items() if value is not None}
+    defaults = {
+        "image_size": MODELS[config["task"]].default_image_size,
+        "resize": MODELS[config["task"]].default_resize,
+    }
     if not config["init_from"]:
-        size = {"image_size": MODELS[config["task"]].default_image_size}
-        preprocessing = size | preprocessing
+        preprocessing = defaults | preprocessing
         return create_model(config["task"], backbone=backbone, names=names, preprocessing=preprocessing, **options)
     weights = file.read(config["init_from"])
     if weights.config["backbone"] != backbone:
@@ -176,13 +194,17 @@ def _new_model(config: dict[str, Any], names: tuple[str, ...]) -> VisionModel:
             f" say backbone={weights.config['backbone']}"
         )
     inherited = {key: value for key, value in weights.config.items() if key not in ("task", "num_classes")}
+    same_task = weights.config["task"] == config["task"]
+    if not same_task:  # the backbone's conventions carry over, what was chosen for the other task does not
+        own = set(keyword_names(BACKBONES[backbone])) - {"taps", "output_stride"}
+        inherited = {key: value for key, value in inherited.items() if key in own} | {"backbone": backbone}
     width = weights.config.get("width", 1.0)
     if options.get("width", width) != width:
         raise ConfigError(
             f"backbone.width={options['width']}, but {config['init_from']} holds width {width};"
             f" say backbone.width={width}"
         )
-    preprocessing = weights.preprocessing | preprocessing
+    preprocessing = weights.preprocessing | ({} if same_task else defaults) | preprocessing
     model = create_model(config["task"], names=names, preprocessing=preprocessing, **(inherited | options))
     log.info(file.initialize_from(model, weights, config["init_from"]))
     return model

@@ -1,6 +1,6 @@
 """What the models of all tasks have in common."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -17,6 +17,15 @@ class VisionModel(nn.Module):
         preprocessing: How it wants its images.
         names: Class names by label; empty where they are not known.
     """
+
+    default_num_classes: ClassVar[int]
+    """That of the task's standard data set."""
+    default_image_size: ClassVar[int]
+    default_resize: ClassVar[str]
+    default_taps: ClassVar[dict[str, tuple[str, ...]]]
+    """By backbone; its deepest features where it is not listed."""
+    class_layers: ClassVar[str]
+    """Prefix of the parameters that are of no use for other classes."""
 
     backbone: Backbone
     config: dict[str, Any]

@@ -1,6 +1,6 @@
 """Pictures for people: confusion matrices, annotated photos, contact sheets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,4 +73,66 @@ def contact_sheet(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], pa
         axes.imshow(image)
         axes.set_title(title, fontsize=9, color="firebrick" if title.startswith("✗") else "black")
         axes.set_axis_off()
+    _write(figure, path)
+
+
+def palette(count: int) -> NDArray[np.uint8]:
+    """(count, 3) RGB, as PASCAL VOC colours its masks: the bits of a label, spread over the channels."""
+    labels = np.arange(count)
+    channels = []
+    for channel in range(3):
+        bits = [((labels >> (3 * i + channel)) & 1) << (7 - i) for i in range(8)]
+        channels.append(np.sum(bits, axis=0))
+    return np.stack(channels, axis=1).astype(np.uint8)
+
+
+_LEAST_SIDE = 320  # smaller pictures are enlarged, so that text on them can be read
+
+
+def draw_boxes(
+    image: NDArray[np.uint8], boxes: NDArray[np.floating], labels: NDArray[np.int64], texts: Sequence[str]
+) -> NDArray[np.uint8]:
+    """Draw boxes with their texts, the first on top; a small image is enlarged.
+
+    Args:
+        image: (H, W, 3) uint8.
+        boxes: (n, 4) (x1, y1, x2, y2) in pixels.
+        labels: (n,), for the colours.
+        texts: n of them.
+    """
+    factor = max(1, -(-_LEAST_SIDE // max(image.shape[:2])))
+    picture = Image.fromarray(image).resize(
+        (image.shape[1] * factor, image.shape[0] * factor), Image.Resampling.BICUBIC
+    )
+    draw = ImageDraw.Draw(picture)
+    size = max(11, min(24, picture.width // 32))
+    font = ImageFont.load_default(size)
+    colors = palette(int(labels.max(initial=0)) + 2)[1:]
+    for box, label, text in reversed(list(zip((boxes * factor).tolist(), labels.tolist(), texts, strict=True))):
+        color = tuple(colors[label].tolist())
+        draw.rectangle(box, outline=color, width=max(2, picture.width // 200))
+        left, top, right, bottom = draw.textbbox((box[0] + 2, max(0, box[1] - size - 3)), text, font=font)
+        draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=color)
+        ink = "black" if sum(c * w for c, w in zip(color, (0.3, 0.6, 0.1), strict=True)) > 130 else "white"
+        draw.text((box[0] + 2, max(0, box[1] - size - 3)), text, fill=ink, font=font)
+    return np.asarray(picture)
+
+
+def precision_recall(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], path: Path) -> None:
+    """Draw precision over recall.
+
+    Args:
+        curves: Recalls and precisions in 0..1 by name.
+        path: The PNG file.
+    """
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, (recall, precision) in curves.items():
+        axes.plot(recall, precision, label=name, linewidth=1.5)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    if curves:
+        axes.legend(loc="lower left", fontsize=9)
+    else:
+        axes.set_title("no objects to find")
     _write(figure, path)

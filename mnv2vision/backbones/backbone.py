@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple, Self
 from torch import Tensor, nn
 
 from mnv2vision.backbones.blocks import DepthwiseSeparable, InvertedResidual
-from mnv2vision.backbones.layers import ConvNormAct, Initialization, check_choice, initialize
+from mnv2vision.backbones.layers import ConvNormAct, Initialization, LayerOptions, check_choice, initialize
 from mnv2vision.errors import ConfigError
 
 Layer = ConvNormAct | DepthwiseSeparable | InvertedResidual
@@ -28,6 +28,8 @@ class Backbone(nn.Module):
         taps: Names of the features `forward` returns, in the order asked for.
         feature_specs: Channels and stride of each tap, known without running the network.
         output_stride: Input pixels per cell of the deepest features at most.
+        width: Channel multiplier; heads whose channels follow it read it here.
+        options: Conventions of its layers, which heads share.
     """
 
     final_tap: ClassVar[str]
@@ -36,6 +38,8 @@ class Backbone(nn.Module):
     taps: tuple[str, ...]
     feature_specs: dict[str, FeatureSpec]
     output_stride: int
+    width: float
+    options: LayerOptions
 
     def __init__(
         self,
@@ -44,6 +48,8 @@ class Backbone(nn.Module):
         taps: Sequence[str] | None,
         output_stride: int,
         initialization: Initialization,
+        width: float,
+        options: LayerOptions,
     ) -> None:
         """Build as many layers as the taps need.
 
@@ -52,11 +58,15 @@ class Backbone(nn.Module):
             taps: See `Backbone.taps`; the final one if None.
             output_stride: 32, 16 or 8.
             initialization: See `layers.initialize`.
+            width: See `Backbone.width`.
+            options: See `Backbone.options`.
 
         Raises:
             ConfigError: For an unknown tap, with the list of those there are.
         """
         super().__init__()
+        self.width = width
+        self.options = options
         if isinstance(taps, str):
             raise ConfigError(f"taps={taps!r} is one name; taps is a list of names, such as [{taps}]")
         self.taps = tuple(taps) if taps is not None else (self.final_tap,)

@@ -41,4 +41,11 @@ class MobileNetV1(Backbone):
                 yield f"block{index}", DepthwiseSeparable(current, channels(count), stride=stride, options=options)
                 current = channels(count)
 
-        super().__init__(layers(), taps=taps, output_stride=output_stride, initialization=initialization)
+        super().__init__(
+            layers(),
+            taps=taps,
+            output_stride=output_stride,
+            initialization=initialization,
+            width=width,
+            options=options,
+        )

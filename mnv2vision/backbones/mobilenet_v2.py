@@ -99,4 +99,11 @@ class MobileNetV2(Backbone):
             # The multiplier spares the last convolution below width 1 (paper, section 6.1; TF's finegrain mode).
             yield "last", ConvNormAct(current, round_channels(1280 * max(width, 1.0)), options=options)
 
-        super().__init__(layers(), taps=taps, output_stride=output_stride, initialization=initialization)
+        super().__init__(
+            layers(),
+            taps=taps,
+            output_stride=output_stride,
+            initialization=initialization,
+            width=width,
+            options=options,
+        )

@@ -109,7 +109,14 @@ class _MobileNetV3(Backbone):
                 current = out
             yield "last", ConvNormAct(current, make_divisible(self.last_channels * width), options=options("hardswish"))
 
-        super().__init__(layers(), taps=taps, output_stride=output_stride, initialization=initialization)
+        super().__init__(
+            layers(),
+            taps=taps,
+            output_stride=output_stride,
+            initialization=initialization,
+            width=width,
+            options=options("hardswish"),
+        )
 
 
 class MobileNetV3Large(_MobileNetV3):

@@ -17,8 +17,11 @@ class Classifier(VisionModel):
     MobileNetV3 has a hidden layer with hard-swish between the two (arXiv 1905.02244, section 5.1).
     """
 
-    default_num_classes: ClassVar[int] = 1000
-    default_image_size: ClassVar[int] = 224
+    default_num_classes = 1000
+    default_image_size = 224
+    default_resize = "crop"
+    class_layers = "classifier."
+    default_taps: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def __init__(self, backbone: Backbone, *, num_classes: int, dropout: float = 0.2) -> None:
         """Put a classifier on a backbone.

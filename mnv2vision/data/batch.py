@@ -1,7 +1,7 @@
 """From samples to batches whose randomness is a function of (seed, epoch, index) alone."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from mnv2vision.data.sample import Sample, SampleSource
+from mnv2vision.data.sample import BoxKind, Sample, SampleSource
 from mnv2vision.errors import ConfigError, DataError
 
 OnError = Literal["raise", "skip"]
@@ -32,6 +32,10 @@ class Batch:
         images: (N, 3, H, W) uint8, channels last in memory.
         image_ids: N identifiers.
         labels: (N,) int64, for classification.
+        boxes: (N, M, 4) float32 (x1, y1, x2, y2) in 0..1 of the images, padded; for training a detector.
+        box_labels: (N, M) int64.
+        box_kinds: (N, M) uint8, see `BoxKind`.
+        truth: N samples without their images, with the targets at the photos' own sizes; for evaluation.
         skipped: Messages about unreadable files that were replaced, with data.on_error=skip.
         error: What stops the run; raised in the main process, where it can be told in one line.
     """
@@ -39,21 +43,25 @@ class Batch:
     images: Tensor
     image_ids: list[int | str]
     labels: Tensor | None = None
+    boxes: Tensor | None = None
+    box_labels: Tensor | None = None
+    box_kinds: Tensor | None = None
+    truth: list[Sample] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     error: str | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Move the tensors, without waiting where the memory is pinned."""
-        self.images = self.images.to(device, non_blocking=True)
-        if self.labels is not None:
-            self.labels = self.labels.to(device, non_blocking=True)
-        return self
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """Called by the data loader's pinning thread."""
-        self.images = self.images.pin_memory()
-        if self.labels is not None:
-            self.labels = self.labels.pin_memory()
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        for name in ("images", "labels", "boxes", "box_labels", "box_kinds"):
+            if (tensor := getattr(self, name)) is not None:
+                setattr(self, name, function(tensor))
         return self
 
 
@@ -161,13 +169,38 @@ class BatchDataset(Dataset[Batch]):
         raise DataError(f"none of the {len(self.source)} files of the data set can be read; the last: {skipped[-1]}")
 
 
+_NO_IMAGE = np.empty((0, 0, 3), np.uint8)
+_BOX_STEP = 16  # padding to a multiple keeps shapes few, for compiled code
+
+
 def collate(samples: Sequence[Sample], skipped: list[str]) -> Batch:
     """Stack samples of one image size."""
     images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
+    batch = Batch(images, [sample.image_id for sample in samples], skipped=skipped)
+    if all(sample.size is not None for sample in samples):
+        batch.truth = [replace(sample, image=_NO_IMAGE) for sample in samples]
+    elif all(sample.boxes is not None for sample in samples):
+        _pad_boxes(batch, samples)
     labels = [sample.label for sample in samples if sample.label is not None]
-    return Batch(
-        images,
-        [sample.image_id for sample in samples],
-        torch.tensor(labels) if len(labels) == len(samples) else None,
-        skipped,
-    )
+    if len(labels) == len(samples):
+        batch.labels = torch.tensor(labels)
+    return batch
+
+
+def _pad_boxes(batch: Batch, samples: Sequence[Sample]) -> None:
+    counts = [0 if sample.labels is None else len(sample.labels) for sample in samples]
+    shape = (len(samples), -(-max(counts) // _BOX_STEP) * _BOX_STEP)
+    boxes, labels, kinds = torch.zeros(*shape, 4), torch.zeros(shape).long(), torch.zeros(shape, dtype=torch.uint8)
+    height, width = batch.images.shape[-2:]
+    for i, (sample, n) in enumerate(zip(samples, counts, strict=True)):
+        if not n:
+            continue
+        assert sample.boxes is not None
+        assert sample.labels is not None
+        boxes[i, :n] = torch.from_numpy(sample.boxes) / torch.tensor([width, height, width, height])
+        labels[i, :n] = torch.from_numpy(sample.labels)
+        kinds[i, :n] = BoxKind.OBJECT
+        for mask, kind in ((sample.is_crowd, BoxKind.CROWD), (sample.difficult, BoxKind.DIFFICULT)):
+            if mask is not None:
+                kinds[i, :n][torch.from_numpy(mask)] = kind
+    batch.boxes, batch.box_labels, batch.box_kinds = boxes, labels, kinds

@@ -13,7 +13,7 @@ from scipy.io import loadmat
 
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.data.folder_index import few, load_index
-from mnv2vision.data.sample import Sample
+from mnv2vision.data.sample import Sample, SampleSource
 from mnv2vision.errors import DataError
 
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -86,7 +86,7 @@ class ImageNet:
         return os.path.join(self._folder, class_folder, self._files[index])
 
 
-def check_same_classes(train: ImageNet, val: ImageNet) -> None:
+def check_same_classes(train: SampleSource, val: SampleSource) -> None:
     """Raise a DataError that names the differing classes, unless both number the same classes alike."""
     if train.names == val.names:
         return

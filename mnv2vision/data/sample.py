@@ -1,6 +1,7 @@
 """What every data set of the project yields, whatever the task."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +9,15 @@ from numpy.typing import NDArray
 
 IGNORE_INDEX = 255
 """Mask value of pixels that belong to no class and are left out of losses and metrics (VOC's border)."""
+
+
+class BoxKind(IntEnum):
+    """What a box of a padded batch is: losses leave out groups (COCO) and difficult objects (VOC)."""
+
+    PADDING = 0
+    OBJECT = 1
+    CROWD = 2
+    DIFFICULT = 3
 
 
 @dataclass(slots=True)
@@ -23,7 +33,9 @@ class Sample:
         labels: (n,) int64, the classes of the boxes, in 0..C-1.
         is_crowd: (n,) bool, boxes around groups (COCO).
         difficult: (n,) bool, boxes left out of the evaluation (VOC).
+        areas: (n,) float64, the objects' areas in pixels (COCO's are those of the outlines, not of the boxes).
         mask: (H, W) uint8, a class per pixel, 255 = ignore.
+        size: (H, W) of the photo, where the image was resized for evaluation and the targets were left as they are.
     """
 
     image: NDArray[np.uint8]
@@ -34,7 +46,9 @@ class Sample:
     labels: NDArray[np.int64] | None = None
     is_crowd: NDArray[np.bool_] | None = None
     difficult: NDArray[np.bool_] | None = None
+    areas: NDArray[np.float64] | None = None
     mask: NDArray[np.uint8] | None = None
+    size: tuple[int, int] | None = None
 
 
 class SampleSource(Protocol):

@@ -4,25 +4,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from mnv2vision.data.coco import Coco
 from mnv2vision.data.imagenet import ImageNet, check_same_classes
 from mnv2vision.data.sample import Sample, SampleSource
 from mnv2vision.data.shapes import Shapes
+from mnv2vision.data.voc import Voc
 from mnv2vision.errors import ConfigError
 
 Part = Literal["train", "val"]
 
 
 def _imagenet(config: Mapping[str, Any], part: Part) -> SampleSource:
+    return ImageNet(_root(config, "train/ and val/"), config[f"{part}_split"], classes=config["classes"])
+
+
+def _coco(config: Mapping[str, Any], part: Part) -> SampleSource:
+    root = _root(config, "annotations/ and the image folders")
+    return Coco(root, config[f"{part}_split"], year=config["year"], classes=config["classes"])
+
+
+def _voc(config: Mapping[str, Any], part: Part) -> SampleSource:
+    root = _root(config, "VOC2012/, or with Annotations/ itself")
+    return Voc(root, config[f"{part}_split"], year=config["year"], classes=config["classes"])
+
+
+def _root(config: Mapping[str, Any], content: str) -> str:
     if config["root"] is None:
-        raise ConfigError("dataset=imagenet needs dataset.root=<folder with train/ and val/>")
-    return ImageNet(config["root"], config[f"{part}_split"], classes=config["classes"])
+        raise ConfigError(f"dataset={config['name']} needs dataset.root=<folder with {content}>")
+    return str(config["root"])
 
 
 def _shapes(config: Mapping[str, Any], part: Part) -> SampleSource:
     return Shapes(part, size=config[f"{part}_size"], image_size=config["image_size"], seed=config["seed"])
 
 
-_DATASETS = {"imagenet": _imagenet, "shapes": _shapes}
+_DATASETS = {"coco": _coco, "imagenet": _imagenet, "shapes": _shapes, "voc": _voc}
 
 
 def create_source(config: Mapping[str, Any], part: Part, target: str) -> SampleSource:
@@ -45,8 +61,7 @@ def create_source(config: Mapping[str, Any], part: Part, target: str) -> SampleS
 
 def check_parts(train: SampleSource, val: SampleSource) -> None:
     """Raise unless training and validation have the same classes."""
-    if isinstance(train, ImageNet) and isinstance(val, ImageNet):
-        check_same_classes(train, val)
+    check_same_classes(train, val)
 
 
 class Relabelled:

@@ -25,8 +25,9 @@ class EvaluationTransform:
     preprocessing: Preprocessing
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """Resize the image; there is nothing random here."""
-        return replace(sample, image=self.preprocessing.prepare(sample.image))
+        """Resize the image, and leave boxes and masks at the photo's size; there is nothing random here."""
+        height, width = sample.image.shape[:2]
+        return replace(sample, image=self.preprocessing.prepare(sample.image), size=(height, width))
 
 
 def _is_range(values: Sequence[object]) -> bool:

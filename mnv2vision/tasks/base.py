@@ -3,21 +3,25 @@
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from mnv2vision.data.batch import Batch, sample_seed
+from mnv2vision.data.batch import Batch, Transform, sample_seed
+from mnv2vision.data.sample import SampleSource
 from mnv2vision.distributed import gather
 from mnv2vision.errors import ConfigError, DataError
+from mnv2vision.preprocessing import Preprocessing
 from mnv2vision.training.optim import build_optimizer, schedule
 from mnv2vision.vision_model import VisionModel
 
@@ -65,8 +69,10 @@ class TrainingOptions:
 class Task(pl.LightningModule):
     """A model in training or evaluation; subclasses add the loss, the evaluator's food and the reports."""
 
-    monitor: ClassVar[str]
+    monitor: str
     """The metric that decides which epoch is best; the larger the better."""
+    target: ClassVar[str]
+    """What it needs of each sample: "label", "boxes" or "mask"."""
 
     def __init__(self, model: VisionModel, evaluator: Evaluator, options: TrainingOptions | None = None) -> None:
         super().__init__()
@@ -80,6 +86,34 @@ class Task(pl.LightningModule):
         self._compiled: Callable[[Tensor], Any] | None = None
         self.metrics: dict[str, float] = {}
         self._last_loss: tuple[Tensor, list[int | str]] | None = None
+
+    @classmethod
+    @abstractmethod
+    def create(
+        cls, model: Any, source: SampleSource, options: TrainingOptions | None, config: Mapping[str, Any]
+    ) -> Self:
+        """Set up training or evaluation.
+
+        Args:
+            model: Of the task.
+            source: The validation samples.
+            options: None for evaluation alone.
+            config: The whole configuration; in evaluation it has no `loss` and `augmentation`.
+        """
+
+    @classmethod
+    @abstractmethod
+    def augmentation(cls, config: Mapping[str, Any], preprocessing: Preprocessing) -> Transform:
+        """The training transform that the section `augmentation` of a configuration asks for."""
+
+    @classmethod
+    def adapt(cls, source: SampleSource, model: Any) -> SampleSource:
+        """A data set as the model's evaluation needs it."""
+        return source
+
+    @abstractmethod
+    def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
+        """Pictures (H, W, 3) of a training batch with its targets."""
 
     @abstractmethod
     def loss(self, images: Tensor, batch: Batch) -> Tensor:
@@ -194,3 +228,24 @@ class Task(pl.LightningModule):
         per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)  # the last may be short
         factor = schedule(total_steps=int(total), steps_per_epoch=per_epoch, **self.options.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def find_classes(source: SampleSource, model: VisionModel) -> Sequence[int] | None:
+    """Where a data set's labels are among a model's classes; None if they are the same.
+
+    Raises:
+        ConfigError: If the model does not know a class of the data set.
+    """
+    if tuple(source.names) == model.names or (not model.names and len(source.names) == model.num_classes):
+        return None
+    index = {name: label for label, name in enumerate(model.names)}
+    unknown = [name for name in source.names if name not in index]
+    if unknown:
+        some = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+        common = [name for name in source.names if name in index]
+        hint = f"train for them with init_from=<the weights>{', or restrict dataset.classes' if common else ''}"
+        raise ConfigError(
+            f"the model's {model.num_classes} classes do not include {len(unknown)} of the data set's"
+            f" {len(source.names)}: {some}; {hint}"
+        )
+    return [index[name] for name in source.names]

@@ -1,8 +1,9 @@
 """Classification as a Lightning module."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +15,23 @@ from mnv2vision.atomic import atomic_path
 from mnv2vision.classification.evaluator import ClassificationEvaluator, ClassificationTargets
 from mnv2vision.classification.loss import classification_loss
 from mnv2vision.classification.model import Classifier
-from mnv2vision.data.batch import Batch
+from mnv2vision.data.batch import Batch, Transform
 from mnv2vision.data.sample import SampleSource
+from mnv2vision.data.sources import Relabelled
+from mnv2vision.data.transforms import ClassificationAugmentation
 from mnv2vision.errors import ConfigError
-from mnv2vision.tasks.base import Task, TrainingOptions
+from mnv2vision.preprocessing import Preprocessing
+from mnv2vision.tasks.base import Task, TrainingOptions, find_classes
 
 EXAMPLES = 24
+_MIXING = ("mixup", "cutmix")  # of the section `augmentation`, but done with whole batches on the device
 
 
 class ClassificationTask(Task):
     """Cross entropy, mixup and CutMix; top-1 and top-5."""
 
     monitor = "top1"
+    target = "label"
     evaluator: ClassificationEvaluator
 
     def __init__(
@@ -57,6 +63,33 @@ class ClassificationTask(Task):
             mixers.append(v2.CutMix(alpha=cutmix, num_classes=model.num_classes))
         self._mix = v2.RandomChoice(mixers) if mixers else None
         self._examples: list[tuple[NDArray[np.uint8], int, int]] = []
+
+    @classmethod
+    def create(
+        cls, model: Any, source: SampleSource, options: TrainingOptions | None, config: Mapping[str, Any]
+    ) -> Self:
+        """See `Task.create`."""
+        mixing = {key: value for key, value in config.get("augmentation", {}).items() if key in _MIXING}
+        return cls(model, options, **config.get("loss", {}), **mixing)
+
+    @classmethod
+    def augmentation(cls, config: Mapping[str, Any], preprocessing: Preprocessing) -> Transform:
+        """See `Task.augmentation`."""
+        options = {key: value for key, value in config.items() if key not in _MIXING}
+        return ClassificationAugmentation(preprocessing.image_size, **options)
+
+    @classmethod
+    def adapt(cls, source: SampleSource, model: Any) -> SampleSource:
+        """With labels that are the model's; an ImageNet model can be judged on some of its classes."""
+        labels = find_classes(source, model)
+        return source if labels is None else Relabelled(source, labels, model.names)
+
+    def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
+        """See `Task.draw_batch`: before mixup and CutMix, with the class below."""
+        assert batch.labels is not None
+        photos = batch.images.permute(0, 2, 3, 1).numpy()
+        names = [self.evaluator.names[label] for label in batch.labels.tolist()]
+        return [np.asarray(visualize.caption(photo, [name])) for photo, name in zip(photos, names, strict=True)]
 
     def loss(self, images: Tensor, batch: Batch) -> Tensor:
         """Cross entropy of the batch, mixed or not."""
@@ -104,22 +137,3 @@ class ClassificationTask(Task):
                 for guess, label in zip(guesses, labels, strict=True)
             ]
             visualize.contact_sheet(photos, titles, folder / "predictions.png")
-
-
-def map_labels(source: SampleSource, names: tuple[str, ...], num_classes: int) -> list[int] | None:
-    """Where a data set's labels are among a model's classes; None if they are the same.
-
-    Raises:
-        ConfigError: If the model does not know a class of the data set.
-    """
-    if tuple(source.names) == names or (not names and len(source.names) == num_classes):
-        return None
-    index = {name: label for label, name in enumerate(names)}
-    unknown = [name for name in source.names if name not in index]
-    if unknown:
-        some = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
-        raise ConfigError(
-            f"the model's {num_classes} classes do not include {len(unknown)} of the data set's"
-            f" {len(source.names)}: {some}; train a classifier for them with init_from=<the weights>"
-        )
-    return [index[name] for name in source.names]

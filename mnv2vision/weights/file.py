@@ -144,12 +144,19 @@ def initialize_from(model: VisionModel, file: ModelFile, source: str) -> str:
     kept = {
         name: tensor for name, tensor in file.state.items() if name in wanted and tensor.shape == wanted[name].shape
     }
-    # A head of as many, but other, classes is of no use.
-    if file.names and model.names and file.names != model.names:
-        kept = {name: tensor for name, tensor in kept.items() if not name.startswith("classifier.")}
+    # A head of as many, but other, classes is of no use; nor is one of another task.
+    if file.config["task"] != model.task:
+        kept = {name: tensor for name, tensor in kept.items() if name in backbone}
+    elif file.names and model.names and file.names != model.names:
+        kept = {name: tensor for name, tensor in kept.items() if not name.startswith(model.class_layers)}
     model.load_state_dict(kept, strict=False)
     anew = [name for name in wanted if name not in kept]
     line = f"initialised {len(kept)} of {len(wanted)} tensors from {source}"
     if not anew:
         return line
-    return f"{line}; new, for {model.num_classes} classes instead of {file.config['num_classes']}: {', '.join(anew)}"
+    # Names of single parameters where they are few, of their layers otherwise.
+    new = anew if len(anew) <= 4 else list(dict.fromkeys(".".join(name.split(".")[:2]) for name in anew))
+    reason = f"{model.num_classes} classes instead of {file.config['num_classes']}"
+    if file.config["task"] != model.task:
+        reason = f"{model.task} instead of {file.config['task']}"
+    return f"{line}; new, for {reason}: {', '.join(new)}"

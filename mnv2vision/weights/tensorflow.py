@@ -1,197 +1,25 @@
 """Weights of TensorFlow's MobileNets, from a mapping of variable names to arrays in TensorFlow's layout."""
 
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from mnv2vision.backbones import Backbone
-from mnv2vision.backbones.blocks import DepthwiseSeparable, InvertedResidual
-from mnv2vision.backbones.folding import carry_bias
 from mnv2vision.backbones.layers import ConvNormAct
 from mnv2vision.classification.model import Classifier
+from mnv2vision.data.coco_categories import COCO_CATEGORIES
 from mnv2vision.data.imagenet import imagenet_names
-from mnv2vision.errors import ConfigError, WeightsError
+from mnv2vision.detection.head import Predictor
+from mnv2vision.detection.model import SSDLite
+from mnv2vision.errors import ConfigError, WeightsError, check_keywords
 from mnv2vision.models import create_model
 from mnv2vision.preprocessing import Preprocessing
 from mnv2vision.vision_model import VisionModel
+from mnv2vision.weights.tensorflow_variables import Variables, architecture, assign, layers_by_scope, read_variables
 
 PREPROCESSING = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 """RGB in -1..1."""
-
-# Widths that TF-slim published weights for.
-_WIDTHS = {"mobilenet_v2": (1.0, 1.4, 1.3, 0.75, 0.5, 0.35), "mobilenet_v1": (1.0, 0.75, 0.5, 0.25)}
-_SCOPES = {"mobilenet_v2": "MobilenetV2", "mobilenet_v1": "MobilenetV1"}
-# Optimiser slots, counters and the like, which training leaves in a checkpoint.
-_TRAINING_ONLY = ("RMSProp", "RMSProp_1", "Momentum", "ExponentialMovingAverage", "global_step", "local_step", "biased")
-
-
-class Variables:
-    """TensorFlow variables by name; remembers which were taken, so that none is left over unnoticed."""
-
-    def __init__(self, arrays: Mapping[str, NDArray[np.float32]], source: str) -> None:
-        averaged = {
-            name.removesuffix("/ExponentialMovingAverage"): array
-            for name, array in arrays.items()
-            if name.endswith("/ExponentialMovingAverage")
-        }
-        self._arrays = {
-            name: array for name, array in arrays.items() if name.rsplit("/", 1)[-1] not in _TRAINING_ONLY
-        } | averaged  # evaluation is meant to use the averages where a checkpoint has both
-        self._left = set(self._arrays)
-        self.source = source
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._arrays
-
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """Shape of a variable, or None."""
-        return self._arrays[name].shape if name in self._arrays else None
-
-    def take(self, name: str, target: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
-        """A variable with its axes permuted to fit `target`; WeightsError if it is missing or does not fit."""
-        if name not in self._arrays:
-            raise WeightsError(f"{self.source}: lacks the variable {name}")
-        self._left.discard(name)
-        array = self._arrays[name]
-        fits = axes is None or len(axes) == array.ndim
-        tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(axes) if axes and fits else array))
-        if tensor.shape != target.shape:
-            raise WeightsError(
-                f"{self.source}: {name} is {array.shape}, which does not fit a parameter of {tuple(target.shape)}"
-            )
-        return tensor.to(target.dtype)
-
-    def check_all_taken(self) -> None:
-        """WeightsError naming a variable that has no place in the model."""
-        if self._left:
-            name = min(self._left)
-            raise WeightsError(
-                f"{self.source}: {name} {self._arrays[name].shape} has no place in the model"
-                f" ({len(self._left)} variables left over)"
-            )
-
-
-def read_variables(path: str | os.PathLike[str]) -> Variables:
-    """Read TensorFlow variables.
-
-    Args:
-        path: A .safetensors or .npz file of name -> array, or a TensorFlow checkpoint (its prefix or its .index
-            file), for which the `tensorflow` extra must be installed.
-
-    Raises:
-        WeightsError: For a missing or unreadable file.
-    """
-    path = Path(path)
-    if path.suffix in (".safetensors", ".npz"):
-        if not path.is_file():
-            raise WeightsError(f"{path}: no such file")
-        try:
-            return Variables(_read_arrays(path), str(path))
-        except Exception as error:  # the readers raise many kinds for corrupt files
-            raise WeightsError(f"{path}: cannot be read ({error})") from error
-    prefix = str(path.with_suffix("")) if path.suffix == ".index" else str(path)
-    if not Path(f"{prefix}.index").is_file():
-        raise WeightsError(f"{path}: no such .safetensors or .npz file, nor a TensorFlow checkpoint {prefix}.index")
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise WeightsError(
-            f"{path}: reading TensorFlow checkpoints needs pip install 'mnv2vision[tensorflow]'"
-        ) from error
-    reader = tensorflow.train.load_checkpoint(prefix)
-    return Variables({name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}, str(path))
-
-
-def _read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    from safetensors.numpy import load_file
-
-    return dict(load_file(path))
-
-
-def layers_by_scope(backbone: Backbone, scope: str) -> Iterator[tuple[str, ConvNormAct]]:
-    """TensorFlow's name scope of each convolution of a MobileNetV1 or V2."""
-    for name, layer in backbone.layers():
-        index = int(name.removeprefix("block")) if name.startswith("block") else 0
-        if isinstance(layer, InvertedResidual):
-            block = f"{scope}/expanded_conv{f'_{index}' if index else ''}"
-            if layer.expand is not None:
-                yield f"{block}/expand", layer.expand
-            if not layer.expansion_only:
-                yield f"{block}/depthwise", layer.depthwise
-                yield f"{block}/project", layer.project
-        elif isinstance(layer, DepthwiseSeparable):
-            yield f"{scope}/Conv2d_{index + 1}_depthwise", layer.depthwise
-            yield f"{scope}/Conv2d_{index + 1}_pointwise", layer.pointwise
-        elif name == "stem":
-            yield f"{scope}/{'Conv2d_0' if scope.endswith('V1') else 'Conv'}", layer
-        else:
-            yield f"{scope}/Conv_1", layer
-
-
-@torch.no_grad()
-def assign(layer: ConvNormAct, scope: str, variables: Variables) -> None:
-    """Set a layer from the variables of its scope, whose batch norm may be folded into weights and biases."""
-    depthwise = layer.conv.groups > 1
-    weights = f"{scope}/{'depthwise_weights' if depthwise else 'weights'}"
-    layer.conv.weight.copy_(variables.take(weights, layer.conv.weight, (2, 3, 0, 1) if depthwise else (3, 2, 0, 1)))
-    norm = layer.norm
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    if f"{scope}/biases" in variables:
-        carry_bias(norm, variables.take(f"{scope}/biases", norm.bias))
-        return
-    for name, target in (
-        ("beta", norm.bias),
-        ("moving_mean", norm.running_mean),
-        ("moving_variance", norm.running_var),
-    ):
-        target.copy_(variables.take(f"{scope}/BatchNorm/{name}", target))
-    # TensorFlow's layers may come without scale.
-    if f"{scope}/BatchNorm/gamma" in variables:
-        norm.weight.copy_(variables.take(f"{scope}/BatchNorm/gamma", norm.weight))
-    else:
-        norm.weight.fill_(1.0)
-
-
-def architecture(variables: Variables) -> dict[str, Any]:
-    """Backbone and width by the variables' names and shapes, with TensorFlow's conventions."""
-    for name, scope in _SCOPES.items():
-        layers = [(key, f"{scope}/{key}/weights") for key in ("Conv", "Conv2d_0")]
-        if not any(weights in variables for _, weights in layers):
-            continue
-        for width in _WIDTHS[name]:
-            options: dict[str, Any] = {
-                "backbone": name,
-                "width": width,
-                "padding": "tf",
-                "norm_eps": 1e-3,
-                "norm_momentum": 0.003,
-            }
-            with torch.device("meta"):
-                model = create_model("classification", **options)
-            if all(_fits(layer, key, variables) for key, layer in layers_by_scope(model.backbone, scope)):
-                return options
-        raise WeightsError(
-            f"{variables.source}: holds a {scope}, but none of a published width ({', '.join(map(str, _WIDTHS[name]))})"
-        )
-    raise WeightsError(f"{variables.source}: holds no variables of {' or '.join(_SCOPES.values())}")
-
-
-def _fits(layer: ConvNormAct, scope: str, variables: Variables) -> bool:
-    depthwise = layer.conv.groups > 1
-    shape = variables.shape(f"{scope}/{'depthwise_weights' if depthwise else 'weights'}")
-    # A missing or misshapen variable is named later; only sizes tell widths apart.
-    return shape is None or len(shape) != 4 or shape[2 if depthwise else 3] == layer.out_channels
 
 
 def import_classifier(variables: Variables, *, keep_background: bool = False) -> VisionModel:
@@ -204,8 +32,7 @@ def import_classifier(variables: Variables, *, keep_background: bool = False) ->
     Raises:
         WeightsError: Naming a variable that is missing, left over or misshapen.
     """
-    options = architecture(variables)
-    scope = _SCOPES[options["backbone"]]
+    options, scope = architecture(variables)
     logits = f"{scope}/Logits/Conv2d_1c_1x1"
     shape = variables.shape(f"{logits}/biases")
     if shape is None:
@@ -233,8 +60,82 @@ def import_classifier(variables: Variables, *, keep_background: bool = False) ->
     return model.eval()
 
 
-def convert(task: str, path: str | os.PathLike[str], *, keep_background: bool = False) -> VisionModel:
-    """What tools/convert.py source=tensorflow does."""
-    if task != "classification":
-        raise ConfigError(f"source=tensorflow has no importer for task={task}; valid: classification")
-    return import_classifier(read_variables(path), keep_background=keep_background)
+def import_detector(
+    variables: Variables, *, names: Sequence[str] = (), keep_gaps: bool = False, image_size: int = 300
+) -> VisionModel:
+    """Build a detector of TensorFlow's Object Detection API: ssdlite_mobilenet_v2_coco and its like.
+
+    Args:
+        variables: Of MobileNetV1 or V2 with SSDLite; batch norm may be folded into weights and biases.
+        names: Class names; those of COCO where the file has COCO's 91 columns.
+        keep_gaps: Keep all 90 classes of such a file; by default the 80 that COCO has names for are selected.
+        image_size: Side of the network's input, which the variables do not tell; 300 in TensorFlow's configurations.
+
+    Raises:
+        WeightsError: Naming a variable that is missing, left over or misshapen.
+    """
+    options, scope = architecture(variables, "FeatureExtractor/")
+    shape = variables.shape("BoxPredictor_0/ClassPredictor/biases")
+    if shape is None:
+        raise WeightsError(f"{variables.source}: lacks the variable BoxPredictor_0/ClassPredictor/biases")
+    columns = list(range(shape[0] // 3))
+    if len(columns) == 91 and not names:
+        ids = list(range(1, 91)) if keep_gaps else list(COCO_CATEGORIES)
+        columns = [0, *ids]
+        names = [COCO_CATEGORIES.get(number, f"unused {number}") for number in ids]
+    if names and len(names) != len(columns) - 1:
+        raise ConfigError(f"names: {len(names)} names, but {variables.source} has {len(columns) - 1} classes")
+    preprocessing = replace(PREPROCESSING, image_size=(image_size, image_size), resize="stretch", antialias=False)
+    model = create_model("detection", num_classes=len(columns) - 1, names=names, preprocessing=preprocessing, **options)
+    assert isinstance(model, SSDLite)
+    for key, layer in layers_by_scope(model.backbone, scope):
+        assign(layer, key, variables)
+    for key, layer in _extra_layers(model, scope):
+        assign(layer, key, variables)
+    total = shape[0] // 3
+    for index, (boxes, classes) in enumerate(zip(model.head.boxes, model.head.classes, strict=True)):
+        assert isinstance(boxes, Predictor)
+        assert isinstance(classes, Predictor)
+        # TensorFlow's codes are (ty, tx, th, tw), ours (tx, ty, tw, th).
+        _assign_predictor(boxes, f"BoxPredictor_{index}/BoxEncodingPredictor", variables, 4, [1, 0, 3, 2])
+        _assign_predictor(classes, f"BoxPredictor_{index}/ClassPredictor", variables, total, columns)
+    variables.check_all_taken()
+    return model.eval()
+
+
+def _extra_layers(model: SSDLite, scope: str) -> Iterator[tuple[str, ConvNormAct]]:
+    """TensorFlow's name scope of each convolution of the extra maps."""
+    base = f"{scope}/{'Conv2d_13_pointwise' if scope.endswith('V1') else 'layer_19'}"
+    for number, extra in enumerate(model.head.extras, start=2):
+        yield f"{base}_1_Conv2d_{number}_1x1_{extra.squeeze.out_channels}", extra.squeeze  # type: ignore[union-attr, misc]
+        expand = f"{base}_2_Conv2d_{number}_3x3_s2_{extra.project.out_channels}"  # type: ignore[union-attr]
+        yield f"{expand}_depthwise", extra.depthwise  # type: ignore[misc]
+        yield expand, extra.project  # type: ignore[misc]
+
+
+@torch.no_grad()
+def _assign_predictor(
+    predictor: Predictor, scope: str, variables: Variables, total: int, columns: Sequence[int]
+) -> None:
+    """Set a predictor whose output channels are (anchor, column), taking `columns` of the file's `total`."""
+    assert predictor.depthwise is not None
+    assert predictor.conv.bias is not None
+    assign(predictor.depthwise, f"{scope}_depthwise", variables)
+    weight = predictor.conv.weight
+    anchors = len(weight) // len(columns)
+    taken = torch.empty(anchors * total, *weight.shape[1:])
+    weights = variables.take(f"{scope}/weights", taken, (3, 2, 0, 1)).view(anchors, total, *weight.shape[1:])
+    biases = variables.take(f"{scope}/biases", taken[:, 0, 0, 0]).view(anchors, total)
+    weight.copy_(weights[:, columns].flatten(0, 1))
+    predictor.conv.bias.copy_(biases[:, columns].flatten())
+
+
+_IMPORTERS: dict[str, Callable[..., VisionModel]] = {"classification": import_classifier, "detection": import_detector}
+
+
+def convert(task: str, path: str | os.PathLike[str], **options: object) -> VisionModel:
+    """What tools/convert.py source=tensorflow does; the options are those of the task's importer."""
+    if task not in _IMPORTERS:
+        raise ConfigError(f"source=tensorflow has no importer for task={task}; valid: {', '.join(_IMPORTERS)}")
+    check_keywords(_IMPORTERS[task], options, f"option of source=tensorflow task={task}")
+    return _IMPORTERS[task](read_variables(path), **options)

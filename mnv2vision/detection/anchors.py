@@ -1,0 +1,65 @@
+"""The default boxes of SSD, as TensorFlow's ssd_anchor_generator lays them out."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+MIN_SCALE, MAX_SCALE = 0.2, 0.95
+ASPECT_RATIOS = (1.0, 2.0, 0.5, 3.0, 0.3333)  # the last as TensorFlow's configurations write it
+_LOWEST = ((0.1, 1.0), (0.2, 2.0), (0.2, 0.5))
+
+
+def anchors_per_cell(maps: int, *, reduce_lowest: bool = True) -> tuple[int, ...]:
+    """How many anchors each cell of each map has: 3 on the first map and 6 on the others, or 6 on all."""
+    full = len(ASPECT_RATIOS) + 1
+    return (len(_LOWEST) if reduce_lowest else full, *[full] * (maps - 1))
+
+
+@lru_cache(maxsize=32)
+def make_anchors(
+    map_sizes: Sequence[tuple[int, int]],
+    image_size: tuple[int, int],
+    *,
+    reduce_lowest: bool = True,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Anchors of all maps.
+
+    Scales run evenly from 0.2 to 0.95 over the maps; each map has one more square anchor between its scale and the
+    next (the last map's next is 1). An anchor keeps its shape in pixels where the image is not square: its scale is
+    a share of the shorter side.
+
+    Source: TF object_detection/anchor_generators/multiple_grid_anchor_generator.py and
+    samples/configs/ssdlite_mobilenet_v2_coco.config.
+
+    Args:
+        map_sizes: (height, width) of each feature map, the finest first.
+        image_size: (height, width) of the network's input.
+        reduce_lowest: Three anchors on the first map (TensorFlow), or six as on the others.
+        device: Of the result.
+
+    Returns:
+        (A, 4) float32 (centre x, centre y, width, height) in 0..1 of the input, not clipped; ordered by map, row,
+        column and shape. The tensor is shared between calls: it must not be changed in place.
+    """
+    count = len(map_sizes)
+    scales = [MIN_SCALE + (MAX_SCALE - MIN_SCALE) * i / max(1, count - 1) for i in range(count)] + [1.0]
+    shorter = min(image_size)
+    unit = torch.tensor([shorter / image_size[1], shorter / image_size[0]], dtype=torch.float64)
+    anchors = []
+    for index, (rows, columns) in enumerate(map_sizes):
+        scale = scales[index]
+        if index == 0 and reduce_lowest:
+            shapes: Sequence[tuple[float, float]] = _LOWEST
+        else:
+            between = (scale * scales[index + 1]) ** 0.5
+            shapes = [*((scale, ratio) for ratio in ASPECT_RATIOS), (between, 1.0)]
+        roots = torch.tensor([[s * r**0.5, s / r**0.5] for s, r in shapes], dtype=torch.float64) * unit
+        y = (torch.arange(rows, dtype=torch.float64) + 0.5) / rows
+        x = (torch.arange(columns, dtype=torch.float64) + 0.5) / columns
+        centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[:, :, None].expand(-1, -1, len(shapes), -1)
+        sizes = roots.expand(rows, columns, -1, -1)
+        anchors.append(torch.cat([centres, sizes], dim=-1).reshape(-1, 4))
+    return torch.cat(anchors).float().to(device)

@@ -1,0 +1,129 @@
+"""SSDLite's extra feature maps and predictors, and SSD's with full convolutions (paper, section 6.2 and table 5)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mnv2vision.backbones.layers import Conv2d, ConvNormAct, LayerOptions
+
+Kind = Literal["ssdlite", "ssd"]
+
+EXTRA_CHANNELS = (512, 256, 256, 128)
+_MIN_CHANNELS = 16
+
+
+class ExtraMap(nn.Module):
+    """The next coarser feature map: 1x1 to half the channels, 3x3 of stride 2 (depthwise, then 1x1; or full).
+
+    Source: TF object_detection/models/feature_map_generators.py (multi_resolution_feature_maps).
+    """
+
+    def __init__(
+        self, in_channels: int, squeezed: int, out_channels: int, *, kind: Kind, options: LayerOptions
+    ) -> None:
+        super().__init__()
+        self.squeeze = ConvNormAct(in_channels, squeezed, options=options)
+        self.depthwise: ConvNormAct | None = None
+        if kind == "ssdlite":
+            self.depthwise = ConvNormAct(squeezed, squeezed, 3, stride=2, groups=squeezed, options=options)
+            self.project = ConvNormAct(squeezed, out_channels, options=options)
+        else:
+            self.project = ConvNormAct(squeezed, out_channels, 3, stride=2, options=options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, ceil(H / 2), ceil(W / 2))."""
+        x = self.squeeze(x)
+        if self.depthwise is not None:
+            x = self.depthwise(x)
+        out: Tensor = self.project(x)
+        return out
+
+
+class Predictor(nn.Module):
+    """Predictions of one feature map: depthwise 3x3 with batch norm and ReLU6, then 1x1; or a full 3x3.
+
+    Source: TF object_detection/predictors/heads (use_depthwise, kernel 3, no layers before the predictor).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kind: Kind, options: LayerOptions) -> None:
+        super().__init__()
+        self.depthwise: ConvNormAct | None = None
+        kernel = 3
+        if kind == "ssdlite":
+            self.depthwise = ConvNormAct(in_channels, in_channels, 3, groups=in_channels, options=options)
+            kernel = 1
+        self.conv = Conv2d(in_channels, out_channels, kernel)
+        self.conv.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        if self.depthwise is not None:
+            x = self.depthwise(x)
+        out: Tensor = self.conv(x)
+        return out
+
+
+class SSDHead(nn.Module):
+    """Extra maps behind the backbone's, and separate predictors of boxes and classes on every map."""
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        anchors_per_cell: Sequence[int],
+        num_columns: int,
+        *,
+        kind: Kind,
+        width: float,
+        options: LayerOptions,
+    ) -> None:
+        """Build the head.
+
+        Args:
+            in_channels: Of the backbone's features, the finest first.
+            anchors_per_cell: For each map, the backbone's first, then the four extra ones.
+            num_columns: Classes with the background.
+            kind: "ssdlite", or "ssd" with full convolutions in extra maps and predictors alike.
+            width: Channel multiplier of the extra maps.
+            options: The backbone's conventions; activations are ReLU6.
+        """
+        super().__init__()
+        options = replace(options, activation="relu6")
+        self.num_columns = num_columns
+
+        def channels(count: float) -> int:
+            return max(int(count * width), _MIN_CHANNELS)
+
+        maps = list(in_channels)
+        self.extras = nn.ModuleList()
+        for count in EXTRA_CHANNELS:
+            extra = ExtraMap(maps[-1], channels(count / 2), channels(count), kind=kind, options=options)
+            self.extras.append(extra)
+            maps.append(channels(count))
+        self.boxes = nn.ModuleList(
+            Predictor(count, 4 * anchors, kind=kind, options=options)
+            for count, anchors in zip(maps, anchors_per_cell, strict=True)
+        )
+        self.classes = nn.ModuleList(
+            Predictor(count, num_columns * anchors, kind=kind, options=options)
+            for count, anchors in zip(maps, anchors_per_cell, strict=True)
+        )
+        if not any(parameter.is_meta for parameter in self.parameters()):
+            for layer in self.modules():  # truncated normal of deviation 0.03, as TensorFlow's configuration has it
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.trunc_normal_(layer.weight, std=0.03, a=-0.06, b=0.06)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Box codes (N, A, 4) and class logits (N, A, num_columns) of the backbone's features, finest first."""
+        maps = list(features)
+        for extra in self.extras:
+            maps.append(extra(maps[-1]))
+        codes = [_by_anchor(predict(x), 4) for predict, x in zip(self.boxes, maps, strict=True)]
+        logits = [_by_anchor(predict(x), self.num_columns) for predict, x in zip(self.classes, maps, strict=True)]
+        return torch.cat(codes, dim=1), torch.cat(logits, dim=1)
+
+
+def _by_anchor(x: Tensor, columns: int) -> Tensor:
+    return x.permute(0, 2, 3, 1).reshape(len(x), -1, columns)

@@ -1,0 +1,80 @@
+"""SSD's loss: classes of all positives and of the hardest negatives, boxes of the positives."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mnv2vision.detection.box_coder import encode
+from mnv2vision.detection.matcher import match
+
+Scores = Literal["sigmoid", "softmax"]
+
+NEGATIVES_PER_POSITIVE = 3
+MIN_NEGATIVES = 3
+
+
+class DetectionTargets(NamedTuple):
+    """The objects of a batch, padded to the same number an image.
+
+    Attributes:
+        boxes: (N, M, 4) float32 (x1, y1, x2, y2) in 0..1 of the network's input.
+        labels: (N, M) int64 in 0..C-1.
+        kinds: (N, M) uint8, see `BoxKind`.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    kinds: Tensor
+
+
+class DetectionLoss(NamedTuple):
+    """Scalars in float32; the loss is their sum."""
+
+    classes: Tensor
+    boxes: Tensor
+
+
+def detection_loss(
+    box_codes: Tensor, class_logits: Tensor, anchors: Tensor, targets: DetectionTargets, scores: Scores = "sigmoid"
+) -> DetectionLoss:
+    """Loss of a batch, divided by the number of its positive anchors.
+
+    Of the negatives, each image's hardest three per positive count, three at least. TensorFlow's miner drops negatives
+    that overlap a harder one by an IoU of 0.99 first, which is left out here: no two anchors overlap so much unless
+    the network moves them there.
+
+    Source: TF object_detection/core/losses.py and samples/configs/ssdlite_mobilenet_v2_coco.config.
+
+    Args:
+        box_codes: (N, A, 4).
+        class_logits: (N, A, 1 + C), the background first.
+        anchors: (A, 4), see `make_anchors`.
+        targets: The objects; images may have none.
+        scores: "sigmoid" is TensorFlow's: a cross entropy per class, the background among them; "softmax" is the SSD
+            paper's: one over all classes.
+    """
+    matches = match(targets.boxes, targets.kinds, anchors)
+    positive = matches.positive
+    classes = torch.zeros_like(matches.box_index)
+    if targets.labels.shape[1]:
+        classes = torch.where(positive, targets.labels.gather(1, matches.box_index) + 1, 0)
+
+    logits = class_logits.float()
+    hit = logits.gather(2, classes[..., None]).squeeze(2)
+    class_loss = (F.softplus(logits).sum(dim=2) if scores == "sigmoid" else logits.logsumexp(dim=2)) - hit
+
+    with torch.no_grad():
+        candidates = class_loss.masked_fill(positive | matches.ignored, -torch.inf)
+        rank = candidates.argsort(dim=1, descending=True).argsort(dim=1)
+        wanted = (NEGATIVES_PER_POSITIVE * positive.sum(dim=1, keepdim=True)).clamp(min=MIN_NEGATIVES)
+        negative = (rank < wanted) & ~positive & ~matches.ignored
+    class_loss = (class_loss * (positive | negative)).sum()
+
+    # Only the positives' codes are made: padding would give logarithms of nothing.
+    image, anchor = positive.nonzero(as_tuple=True)
+    wanted_codes = encode(targets.boxes[image, matches.box_index[image, anchor]], anchors[anchor])
+    box_loss = F.smooth_l1_loss(box_codes[image, anchor].float(), wanted_codes, reduction="sum")
+    count = positive.sum().clamp(min=1)
+    return DetectionLoss(class_loss / count, box_loss / count)

@@ -1,0 +1,97 @@
+"""SSDLite on any backbone of the house (paper, section 6.2)."""
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mnv2vision.backbones import Backbone
+from mnv2vision.backbones.layers import check_choice
+from mnv2vision.detection.anchors import anchors_per_cell, make_anchors
+from mnv2vision.detection.head import EXTRA_CHANNELS, Kind, SSDHead
+from mnv2vision.detection.loss import Scores
+from mnv2vision.errors import ConfigError
+from mnv2vision.vision_model import VisionModel
+
+
+class RawDetections(NamedTuple):
+    """What the network predicts.
+
+    Attributes:
+        box_codes: (N, A, 4), offsets (tx, ty, tw, th) from the anchors, see `box_coder`.
+        class_logits: (N, A, 1 + C), the background first.
+    """
+
+    box_codes: Tensor
+    class_logits: Tensor
+
+
+class SSDLite(VisionModel):
+    """Single-shot detection with depthwise-separable heads on six feature maps, from stride 16 on."""
+
+    default_num_classes = 80
+    default_image_size = 320
+    default_resize = "stretch"
+    class_layers = "head.classes."
+    default_taps: ClassVar[dict[str, tuple[str, ...]]] = {
+        "mobilenet_v1": ("block10", "block12"),
+        "mobilenet_v2": ("block13.expand", "last"),
+        "mobilenet_v3_large": ("block12.expand", "last"),
+        "mobilenet_v3_small": ("block8.expand", "last"),
+    }
+    """Where TensorFlow's feature extractors tap; the first is the expansion that the paper names (layer 15)."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int,
+        head: Kind = "ssdlite",
+        reduce_lowest: bool = True,
+        scores: Scores = "sigmoid",
+        nms_iou: float = 0.6,
+    ) -> None:
+        """Put the detector on a backbone.
+
+        Args:
+            backbone: Its taps are the first feature maps, the finest first.
+            num_classes: Number of classes, without the background.
+            head: "ssdlite", or "ssd" with full convolutions (table 5).
+            reduce_lowest: Three anchors a cell on the first map (TensorFlow), or six as on the others.
+            scores: "sigmoid" scores each class by itself (TensorFlow), "softmax" shares 1 among all.
+            nms_iou: Of two boxes of a class that overlap by more, the better one stays.
+        """
+        super().__init__()
+        check_choice("head", head, ("ssdlite", "ssd"))
+        check_choice("scores", scores, ("sigmoid", "softmax"))
+        if not isinstance(nms_iou, int | float) or not 0 < nms_iou <= 1:
+            raise ConfigError(f"nms_iou={nms_iou!r} is no overlap in 0..1")
+        self.backbone = backbone
+        self.reduce_lowest = reduce_lowest
+        self.scores: Scores = scores
+        self.nms_iou = float(nms_iou)
+        specs = [backbone.feature_specs[tap] for tap in backbone.taps]
+        self.head = SSDHead(
+            [spec.channels for spec in specs],
+            anchors_per_cell(len(specs) + len(EXTRA_CHANNELS), reduce_lowest=reduce_lowest),
+            1 + num_classes,
+            kind=head,
+            width=backbone.width,
+            options=backbone.options,
+        )
+
+    def forward(self, images: Tensor) -> RawDetections:
+        """Raw predictions for normalised images (N, 3, H, W)."""
+        features = self.backbone(images)
+        return RawDetections(*self.head([features[tap] for tap in self.backbone.taps]))
+
+    @property
+    def anchors(self) -> Tensor:
+        """(A, 4) for inputs of the preprocessing's size, see `make_anchors`; on the model's device."""
+        height, width = self.preprocessing.image_size
+        strides = [self.backbone.feature_specs[tap].stride for tap in self.backbone.taps]
+        for _ in EXTRA_CHANNELS:
+            strides.append(2 * strides[-1])
+        sizes = tuple((-(-height // stride), -(-width // stride)) for stride in strides)
+        device = next(self.parameters(), torch.empty(0)).device
+        return make_anchors(sizes, (height, width), reduce_lowest=self.reduce_lowest, device=device)

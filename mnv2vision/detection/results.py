@@ -1,0 +1,140 @@
+"""Detections of whole data sets: collected over processes, each image once, written and read in COCO's format."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2vision.atomic import write_text
+from mnv2vision.data.sample import Sample
+from mnv2vision.detection.postprocess import BatchDetections
+from mnv2vision.distributed import gather
+from mnv2vision.errors import DataError
+from mnv2vision.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Detections:
+    """An image's detections, at the photo's own size, best first.
+
+    Attributes:
+        boxes: (n, 4) float (x1, y1, x2, y2) in pixels.
+        scores: (n,) float in 0..1.
+        labels: (n,) int64 in 0..C-1.
+    """
+
+    boxes: NDArray[np.floating]
+    scores: NDArray[np.floating]
+    labels: NDArray[np.int64]
+
+
+def to_photos(
+    batch: BatchDetections, preprocessing: Preprocessing, sizes: Sequence[tuple[int, int]]
+) -> list[Detections]:
+    """Detections of a batch at the sizes (height, width) of the photos."""
+    boxes, scores, labels = (tensor.cpu().numpy() for tensor in batch[:3])
+    return [
+        Detections(preprocessing.to_photo(boxes[i, :n], *size), scores[i, :n], labels[i, :n])
+        for i, (n, size) in enumerate(zip(batch.counts.tolist(), sizes, strict=True))
+    ]
+
+
+@dataclass
+class ImageResult:
+    """An image's detections beside what is right."""
+
+    image_id: int | str
+    found: Detections
+    truth: Sample
+
+
+class Collector:
+    """What the evaluators of detections have in common: results of each image, once, from all processes."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._own: dict[int | str, ImageResult] = {}
+        self.results: list[ImageResult] = []
+        """Of all processes' images, in order of their ids, after `collect`."""
+
+    def update(self, predictions: Sequence[Detections], targets: Sequence[Sample]) -> None:
+        """Add images: what was found, and their samples (boxes in the photo's pixels; the image is not needed)."""
+        for found, truth in zip(predictions, targets, strict=True):
+            self._own[truth.image_id] = ImageResult(truth.image_id, found, truth)
+
+    def collect(self) -> list[ImageResult]:
+        """The results of all processes, in an order that does not depend on how many there are."""
+        merged: dict[int | str, ImageResult] = {}
+        for part in gather(self._own):
+            merged.update(part)
+        numbers = all(isinstance(image_id, int) for image_id in merged)
+        self.results = [merged[key] for key in sorted(merged, key=None if numbers else str)]
+        return self.results
+
+
+def write_results(path: Path, results: Iterable[ImageResult], category_ids: Sequence[int]) -> None:
+    """Write detections as COCO's result files have them, so that any tool can score them.
+
+    Args:
+        path: The JSON file.
+        results: Of the images.
+        category_ids: The data set's category id of each label.
+    """
+    rows = [
+        {"image_id": result.image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for result in results
+        for box, score, label in zip(
+            xywh(result.found.boxes).tolist(),
+            result.found.scores.astype(np.float64).tolist(),
+            result.found.labels.tolist(),
+            strict=True,
+        )
+    ]
+    write_text(path, "[" + ",\n".join(json.dumps(row) for row in rows) + "]\n")
+
+
+def read_results(path: Path, category_ids: Sequence[int]) -> dict[int | str, Detections]:
+    """Read a result file of ours or of another tool, by image id.
+
+    Raises:
+        DataError: If it is no such file, or holds a category that is not in `category_ids`.
+    """
+    try:
+        rows = json.loads(path.read_bytes())
+        label_of = {number: label for label, number in enumerate(category_ids)}
+        by_image: dict[int | str, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            if row["category_id"] not in label_of:
+                raise DataError(
+                    f"{path}: category {row['category_id']} (image {row['image_id']}) is not in the data set"
+                )
+            by_image.setdefault(row["image_id"], []).append(row)
+        return {image_id: _detections(rows, label_of) for image_id, rows in by_image.items()}
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: expected a list of image_id, category_id, bbox and score ({error!r})") from error
+
+
+def _detections(rows: Sequence[Mapping[str, Any]], label_of: Mapping[Any, int]) -> Detections:
+    rows = sorted(rows, key=lambda row: -row["score"])
+    boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return Detections(
+        boxes,  # double precision, so that scores do not depend on the way through a file
+        np.array([row["score"] for row in rows], np.float64),
+        np.array([label_of[row["category_id"]] for row in rows], np.int64),
+    )
+
+
+def xywh(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(n, 4) boxes (x1, y1, x2, y2) as (x, y, width, height), in double precision."""
+    corners = boxes.astype(np.float64)
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
