@@ -49,13 +49,14 @@ def compare(
     """
     ours()
     peer()
-    pairs = [(_seconds(ours) / items, _seconds(peer) / items) for _ in range(rounds)]
+    pairs = [(seconds(ours) / items, seconds(peer) / items) for _ in range(rounds)]
     mine, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
     ratio = statistics.median(b / a for a, b in pairs)
     return Result(what, statistics.median(mine), statistics.median(theirs), ratio)
 
 
-def _seconds(function: Callable[[], object]) -> float:
+def seconds(function: Callable[[], object]) -> float:
+    """How long a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start

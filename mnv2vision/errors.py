@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 class Mnv2visionError(Exception):
@@ -23,7 +23,11 @@ class WeightsError(Mnv2visionError, ValueError):
 
 def check_keywords(function: Callable[..., object], options: Mapping[str, object], what: str) -> None:
     """Raise ConfigError, with the list of valid ones, for options that `function` does not take by keyword."""
-    valid = keyword_names(function)
+    check_names(keyword_names(function), options, what)
+
+
+def check_names(valid: Sequence[str], options: Iterable[str], what: str) -> None:
+    """Raise ConfigError, with the list of valid ones, for a name that is not among them."""
     for key in options:
         if key not in valid:
             close = difflib.get_close_matches(key, valid, n=1)

@@ -7,7 +7,7 @@ from typing import Any
 from mnv2vision.backbones import BACKBONES, create_backbone
 from mnv2vision.classification.model import Classifier
 from mnv2vision.detection.model import SSDLite
-from mnv2vision.errors import ConfigError, check_keywords, keyword_names
+from mnv2vision.errors import ConfigError, check_names, keyword_names
 from mnv2vision.preprocessing import Preprocessing, as_pair
 from mnv2vision.vision_model import VisionModel
 
@@ -56,7 +56,8 @@ def create_model(
 
     head_keys = [key for key in keyword_names(head) if key in options]
     backbone_options = {key: value for key, value in options.items() if key not in head_keys}
-    check_keywords(BACKBONES[backbone], backbone_options, f"option of a {task} model with {backbone}")
+    valid = [*keyword_names(BACKBONES[backbone]), *(key for key in keyword_names(head) if key != "num_classes")]
+    check_names(valid, options, f"option of a {task} model with {backbone}")
     model = head(
         create_backbone(backbone, **({"taps": head.default_taps.get(backbone)} | backbone_options)),
         num_classes=num_classes,

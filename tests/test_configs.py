@@ -14,9 +14,9 @@ from mnv2vision.backbones import BACKBONES
 from mnv2vision.config import config_folder, groups, load_config
 from mnv2vision.data.datamodule import DataModule
 from mnv2vision.data.shapes import Shapes
-from mnv2vision.data.transforms import ClassificationAugmentation, EvaluationTransform
-from mnv2vision.run import _new_model, _training_options
-from mnv2vision.tasks.classification import ClassificationTask
+from mnv2vision.data.transforms import EvaluationTransform
+from mnv2vision.errors import ConfigError
+from mnv2vision.run import TASKS, _new_model, _training_options
 from mnv2vision.training.optim import build_optimizer, schedule
 
 ROOT = Path(__file__).parents[1]
@@ -32,10 +32,21 @@ def test_the_groups_are_those_of_the_folders() -> None:
     folders = {
         path.name: sorted(item.stem for item in path.iterdir()) for path in config_folder().iterdir() if path.is_dir()
     }
+    presets = folders.pop("preset")  # no choice of the user's: it follows from data set and task
     assert folders == CHOICES
+    assert presets == [f"shapes_{task}" for task in CHOICES["task"]]
     assert set(groups("eval")) == {"dataset", "trainer"}
     assert groups("predict") == groups("convert") == {}
     assert CHOICES["backbone"] == sorted(BACKBONES)
+
+
+class Three(Shapes):
+    """A source of three classes."""
+
+    names = ("ant", "bee", "wasp")
+
+    def __init__(self) -> None:
+        super().__init__("val", 4, image_size=48)
 
 
 def build(config: dict[str, Any]) -> None:
@@ -46,16 +57,14 @@ def build(config: dict[str, Any]) -> None:
     # No key is left over that nobody reads: the functions refuse what they do not know.
     given = {key for key, value in (config["backbone"] | config["model"]).items() if value is not None}
     assert given - {"name", "image_size", "num_classes"} <= set(model.config)
-    augmentation = dict(config["augmentation"])
-    mixing = {key: augmentation.pop(key) for key in ("mixup", "cutmix")}
-    size = model.preprocessing.image_size
-    part = (
-        Shapes("train", 4, image_size=48),
-        ClassificationAugmentation(size, **augmentation),
+    kind = TASKS[config["task"]]
+    source = Shapes("train", 4, image_size=48)
+    augmentation = kind.augmentation(config["augmentation"], model.preprocessing)
+    DataModule(
+        (source, augmentation), (source, EvaluationTransform(model.preprocessing)), **config["loader"], **config["data"]
     )
-    DataModule(part, (part[0], EvaluationTransform(model.preprocessing)), **config["loader"], **config["data"])
     options = _training_options(config)
-    ClassificationTask(model, options, **config["loss"], **mixing)  # type: ignore[arg-type]
+    kind.create(model, Three(), options, config)
     optimizer = {key: value for key, value in options.optimizer.items() if key != "reference_batch"}
     build_optimizer(model, **optimizer)
     factor = schedule(total_steps=100, steps_per_epoch=10, **options.schedule)
@@ -66,6 +75,10 @@ def build(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("task", CHOICES["task"])
 def test_every_recipe_with_every_task_and_backbone(task: str, recipe: str, backbone: str) -> None:
+    if recipe != "null" and task != (own := load_config("train", [f"recipe={recipe}"])["task"]) and recipe != "shapes":
+        with pytest.raises(ConfigError, match=f"recipe={recipe} is for task={own}"):
+            load_config("train", [f"task={task}", f"recipe={recipe}"])
+        return
     config = load_config("train", [f"task={task}", f"recipe={recipe}", f"backbone={backbone}"])
     assert config["task"] == task
     assert config["backbone"]["name"] == backbone
@@ -126,10 +139,10 @@ def test_a_recipe_sets_only_what_there_is(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("dataset", CHOICES["dataset"])
-def test_a_data_set_proposes_only_what_there_is(dataset: str) -> None:
-    own = yaml.safe_load((config_folder() / f"dataset/{dataset}.yaml").read_text())
-    known = set(leaves(load_config("train", ["dataset=imagenet"])))
-    assert [key for key in leaves(own) if "." in key and not key.startswith("dataset.") and key not in known] == []
+def test_a_data_set_sets_its_own_section_alone(dataset: str) -> None:
+    assert load_config("train", [f"dataset={dataset}"])["dataset"] == yaml.safe_load(
+        (config_folder() / f"dataset/{dataset}.yaml").read_text()
+    )
 
 
 @pytest.mark.parametrize("recipe", CHOICES["recipe"])
@@ -187,3 +200,12 @@ def test_every_file_says_what_it_is_for() -> None:
     for name in files():
         first = next(line for line in (config_folder() / name).read_text().splitlines() if "@package" not in line)
         assert first.startswith("# "), name
+
+
+@pytest.mark.parametrize("task", CHOICES["task"])
+def test_a_preset_sets_only_what_there_is(task: str) -> None:
+    own = yaml.safe_load((config_folder() / f"preset/shapes_{task}.yaml").read_text())
+    without = load_config("train", [f"task={task}", "dataset=imagenet"])
+    assert [key for key in leaves(own) if key not in set(leaves(without))] == []
+    resolved = load_config("train", [f"task={task}"])
+    assert resolved["optimizer"]["lr"] == own["optimizer"]["lr"] != without["optimizer"]["lr"]

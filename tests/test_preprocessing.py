@@ -122,7 +122,9 @@ def test_dictionary_round_trip() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resize": "squash"}, "resize='squash' is unknown; valid: crop, stretch"),
+        ({"resize": "squash"}, "resize='squash' is unknown; valid: crop, stretch, letterbox"),
+        ({"padding_value": -1}, "padding_value=-1 is no pixel value in 0..255"),
+        ({"padding_value": 256}, "padding_value=256 "),
         ({"interpolation": "lanczos"}, "interpolation='lanczos' is unknown; valid: bilinear, bicubic"),
         ({"crop_fraction": 0}, "crop_fraction=0 "),
         ({"crop_fraction": 1.2}, "crop_fraction=1.2 "),
@@ -143,3 +145,111 @@ def test_pairs() -> None:
     for wrong in (True, 0, 1.5, "12", None, (1,), (1, 2, 3), (0, 5)):
         with pytest.raises(ConfigError, match="image_size="):
             as_pair(wrong)  # type: ignore[arg-type]
+
+
+# ---- where a photo comes to lie ----
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "placed"),
+    [
+        (100, 100, (64, 64)),
+        (100, 200, (48, 96)),
+        (200, 100, (64, 32)),
+        (64, 96, (64, 96)),
+        (32, 48, (64, 96)),  # enlarged to fill it
+        (480, 640, (64, 85)),  # 85.33
+        (375, 500, (64, 85)),
+        (427, 640, (64, 96)),  # 64.05 high, so the width is what fits
+        (3, 1000, (1, 96)),  # never nothing
+        (1000, 3, (64, 1)),
+    ],
+)
+def test_letterbox(height: int, width: int, placed: tuple[int, int]) -> None:
+    preprocessing = Preprocessing(image_size=(64, 96), resize="letterbox", padding_value=77)
+    assert preprocessing.placement(height, width) == (*placed, 0, 0)
+    image = photo(height, width)
+    ours = preprocessing.prepare(image)
+    assert ours.shape == (64, 96, 3)
+    assert ours.flags.c_contiguous
+    # The photo, resized, is at the top left, and what is added is below it and to its right.
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    assert levels(ours[: placed[0], : placed[1]], T.Resize(placed, antialias=True)(tensor)) <= 1
+    assert (ours[placed[0] :] == 77).all()
+    assert (ours[:, placed[1] :] == 77).all()
+
+
+def test_padding_is_nearly_0_after_tensorflows_scaling() -> None:
+    preprocessing = Preprocessing(image_size=(8, 8), resize="letterbox", mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert preprocessing.padding_value == 128
+    image = torch.from_numpy(preprocessing.prepare(np.zeros((4, 8, 3), np.uint8))).permute(2, 0, 1)[None]
+    assert preprocessing.normalize(image)[0, :, 4:].abs().max() < 0.005
+    with_zeros = Preprocessing(image_size=(8, 8), resize="letterbox", padding_value=0)
+    assert not with_zeros.prepare(np.zeros((4, 8, 3), np.uint8)).any()
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 400), st.integers(1, 400))
+def test_letterbox_fits_and_keeps_the_ratio(height: int, width: int, out_height: int, out_width: int) -> None:
+    place = Preprocessing(image_size=(out_height, out_width), resize="letterbox").placement(height, width)
+    assert (place.top, place.left) == (0, 0)
+    assert 1 <= place.height <= out_height
+    assert 1 <= place.width <= out_width
+    assert place.height == out_height or place.width == out_width
+    scale = min(Fraction(out_height, height), Fraction(out_width, width))
+    assert abs(place.height - height * scale) <= max(Fraction(1, 2), 1 - height * scale)
+    assert abs(place.width - width * scale) <= max(Fraction(1, 2), 1 - width * scale)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.integers(60, 260),
+    st.integers(60, 260),
+    st.sampled_from([(96, 96), (64, 100), (101, 67)]),
+    st.sampled_from(["crop", "stretch", "letterbox"]),
+    st.booleans(),
+    st.sampled_from([0.875, 1.0, 0.7]),
+    st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_a_marked_spot_lands_where_the_placement_says(
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    resize: str,
+    antialias: bool,
+    fraction: float,
+    spot: tuple[float, float],
+) -> None:
+    preprocessing = Preprocessing(
+        image_size=size,
+        resize=resize,  # type: ignore[arg-type]
+        antialias=antialias,
+        crop_fraction=fraction,
+        padding_value=0,
+    )
+    image = np.zeros((height, width, 3), np.uint8)
+    top, left = (round(part * (side - 20)) for part, side in zip(spot, (height, width), strict=True))
+    image[top : top + 20, left : left + 20] = 255
+    place = preprocessing.placement(height, width)
+    scale = place.height / height, place.width / width
+    # The edges of the mark by the placement, cut off where the network's input ends.
+    corners = [
+        (np.clip(start * part + offset, 0, limit), np.clip((start + 20) * part + offset, 0, limit))
+        for start, part, offset, limit in zip((top, left), scale, (place.top, place.left), size, strict=True)
+    ]
+    done = preprocessing.prepare(image)[..., 0] / 255
+    if min(high - low for low, high in corners) < 2:
+        assert done.sum(axis=0).max() < 3 or done.sum(axis=1).max() < 3
+        return
+    for axis, (low, high) in enumerate(corners):
+        marked = np.flatnonzero(done.max(axis=1 - axis) > 0.5)
+        # A pixel is marked where more than half of it is; without averaging, half a pixel of the photo more or less.
+        tolerance = 0.75 if antialias else 0.75 + scale[axis] / 2
+        assert abs(marked[0] - low) <= tolerance
+        assert abs(marked[-1] + 1 - high) <= tolerance
+
+
+def test_a_crops_corner_is_outside() -> None:
+    assert Preprocessing().placement(300, 400) == (256, 341, -16, -58)  # (341 - 224) / 2 = 58.5, rounded to even
+    assert Preprocessing().placement(400, 300) == (341, 256, -58, -16)
+    assert Preprocessing(image_size=(64, 96), resize="stretch").placement(5, 500) == (64, 96, 0, 0)

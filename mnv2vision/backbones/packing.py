@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnv2vision.backbones.layers import ConvNormAct, tf_same_padding
+from mnv2vision.backbones.layers import Conv2d, ConvNormAct, tf_same_padding
 
 _FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.Identity: ("none", []),
@@ -17,16 +17,15 @@ _FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
 
 
 class _PackedConv(nn.Module):
-    def __init__(self, layer: ConvNormAct) -> None:
+    def __init__(self, conv: Conv2d, activation: nn.Module) -> None:
         super().__init__()
-        conv = layer.conv
         self.bias = conv.bias
         # At stride 1 TensorFlow's padding is symmetric, and at stride 2 it depends on the size of the input.
         self.pads_itself = conv.tf_padding and conv.stride[0] > 1
         self.geometry = (conv.kernel_size[0], conv.stride[0], conv.dilation[0])
         padding = [0, 0] if self.pads_itself else list(conv.padding)
         self.arguments = (padding, list(conv.stride), list(conv.dilation), conv.groups)
-        self.activation = _FUSED[type(layer.act)]
+        self.activation = _FUSED[type(activation)]
         # Not a buffer: oneDNN's tensors can be neither copied nor saved.
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self.arguments)
 
@@ -54,4 +53,6 @@ def pack_convolutions(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, ConvNormAct) and isinstance(layer.norm, nn.Identity) and type(layer.act) in _FUSED:
-                setattr(parent, name, _PackedConv(layer))
+                setattr(parent, name, _PackedConv(layer.conv, layer.act))
+            elif isinstance(layer, Conv2d) and not isinstance(parent, ConvNormAct):
+                setattr(parent, name, _PackedConv(layer, nn.Identity()))

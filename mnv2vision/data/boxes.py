@@ -15,7 +15,7 @@ _SLOP = 1.0  # pixels beyond the image that are rounding, not worth a word
 
 def clean_boxes(
     boxes: NDArray[np.float64], sizes: NDArray[np.float64], where: str, names: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Clip boxes to their images, and tell which are of use.
 
     Dropped are boxes that are not finite, that have no area (x2 <= x1 or y2 <= y1), or that lie outside the image;
@@ -34,7 +34,7 @@ def clean_boxes(
     boxes = np.where(finite[:, None], boxes, 0.0)
     ordered = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     limits = sizes[:, [1, 0, 1, 0]]
-    clipped = np.clip(boxes, 0, limits)
+    clipped = np.clip(boxes, 0, limits).astype(np.float32)  # in which a sliver may lose its area
     inside = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
     beyond = (np.abs(clipped - boxes) > _SLOP).any(axis=1) & inside
     problems = [

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from mnv2vision.data.decoding import decode_image
 from mnv2vision.data.folder_index import few
 from mnv2vision.data.sample import Sample
 from mnv2vision.errors import DataError
+
+_LARGEST = 2**31  # pixels of a side: what is beyond is no size
 
 
 class Coco:
@@ -54,16 +57,18 @@ class Coco:
             _section(data, key, self.annotation_file) for key in ("images", "annotations", "categories")
         )
         where = str(self.annotation_file)
-        by_id = dict(sorted((_value(item, "id", where), str(_value(item, "name", where))) for item in categories))
+        by_id = dict(sorted((_category(item, "id", where), str(_value(item, "name", where))) for item in categories))
+        if len(by_id) < len(categories):
+            twice = [number for number, count in Counter(item["id"] for item in categories).items() if count > 1]
+            raise DataError(f"{where}: several categories have the id {few([str(number) for number in twice])}")
         self.category_ids, self.names = _select(by_id, classes, where)
 
-        self._ids: list[int | str] = [_value(item, "id", where) for item in images]
+        self._ids: list[int | str] = [_id(item, "id", where) for item in images]
         index = {image_id: i for i, image_id in enumerate(self._ids)}
         if len(index) < len(images):
             raise DataError(f"{where}: {len(images) - len(index)} images have the id of another")
         self._files = [_inside(str(_value(item, "file_name", where)), where) for item in images]
-        sizes = [(_value(item, "height", where), _value(item, "width", where)) for item in images]
-        self._sizes = np.array(sizes, np.float64).reshape(-1, 2)
+        self._sizes = np.array([_size(item, where) for item in images], np.float64).reshape(-1, 2)
         self._fill(annotations, index, by_id, where)
 
     def _fill(
@@ -72,7 +77,7 @@ class Coco:
         label_of = {number: label for label, number in enumerate(self.category_ids)}
         rows = []
         for item in annotations:
-            image_id, category = _value(item, "image_id", where), _value(item, "category_id", where)
+            image_id, category = _id(item, "image_id", where), _category(item, "category_id", where)
             if image_id not in index:
                 raise DataError(f"{where}: annotation {item.get('id')} is of image {image_id}, which is not there")
             if category not in known:
@@ -84,12 +89,13 @@ class Coco:
         boxes = np.array([_box(row[2]) for row in rows], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         named = [f"annotation {row[2].get('id')} of {self._files[row[0]]}" for row in rows]
-        boxes, kept = clean_boxes(boxes, self._sizes[of_image], where, named)
+        clean, kept = clean_boxes(boxes, self._sizes[of_image], where, named)
+        boxes = clean.astype(np.float64)
         own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         given = [row[2].get("area") for row in rows]
-        areas = np.array([a if isinstance(a, int | float) else b for a, b in zip(given, own, strict=True)], np.float64)
+        areas = np.array([_area(a, b) for a, b in zip(given, own.tolist(), strict=True)], np.float64)
         # Arrays, not lists of objects: reading processes share them, and counting references would copy them.
-        self._boxes, self._areas = boxes[kept].astype(np.float32), areas[kept]
+        self._boxes, self._areas = clean[kept], areas[kept]
         self._labels = np.array([row[1] for row in rows], np.int64)[kept]
         self._crowd = np.array([bool(row[2].get("iscrowd", 0)) for row in rows], np.bool_)[kept]
         self._starts = np.searchsorted(of_image[kept], np.arange(len(self._ids) + 1))
@@ -165,6 +171,31 @@ def _value(item: Mapping[str, Any], key: str, where: str) -> Any:
     return item[key]
 
 
+def _id(item: Mapping[str, Any], key: str, where: str) -> int | str:
+    value = _value(item, key, where)
+    if not isinstance(value, int | str):
+        raise DataError(f"{where}: {key} is a number or a word, not {value!r}")
+    return value
+
+
+def _category(item: Mapping[str, Any], key: str, where: str) -> int:
+    value = _value(item, key, where)
+    if not isinstance(value, int):
+        raise DataError(f"{where}: the {key} of a category is a whole number, not {value!r}")
+    return value
+
+
+def _size(item: Mapping[str, Any], where: str) -> tuple[int, int]:
+    height, width = _value(item, "height", where), _value(item, "width", where)
+    if not all(isinstance(side, int | float) and 0 < side < _LARGEST for side in (height, width)):
+        raise DataError(f"{where}: image {item['id']} has a height of {height!r} and a width of {width!r}")
+    return int(height), int(width)
+
+
+def _area(given: Any, of_box: float) -> float:
+    return float(given) if isinstance(given, int | float) and 0 <= given < _LARGEST**2 else of_box
+
+
 def _box(item: Mapping[str, Any]) -> list[float]:
     box = item.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
@@ -172,9 +203,14 @@ def _box(item: Mapping[str, Any]) -> list[float]:
     return box
 
 
+def leads_out(name: str) -> bool:
+    """Whether a relative file name leaves its folder."""
+    return os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir
+
+
 def _inside(name: str, where: str) -> str:
     """An image's file name, which must not lead out of the image folder."""
-    if os.path.isabs(name) or os.path.normpath(name).startswith(".."):
+    if leads_out(name):
         raise DataError(f"{where}: the file name {name!r} leads out of the image folder")
     return name
 

@@ -52,6 +52,7 @@ class IouCrop(BaseCrop):  # type: ignore[misc]  # albumentations is untyped
         if not len(found):
             return whole
         x1, y1, x2, y2 = np.rint(windows[found[0]] * (width, height, width, height)).astype(int).tolist()
+        x1, y1 = min(x1, width - 1), min(y1, height - 1)
         return {"crop_coords": (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))}
 
     def get_transform_init_args_names(self) -> tuple[str, ...]:

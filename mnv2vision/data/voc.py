@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mnv2vision.data.boxes import clean_boxes
-from mnv2vision.data.coco import check_size
+from mnv2vision.data.coco import check_size, leads_out
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.data.folder_index import few
 from mnv2vision.data.sample import Sample
@@ -67,7 +68,8 @@ class Voc:
         ]
         ids = [image_id for _, image_id in self._entries]
         if len(set(ids)) < len(ids):
-            raise DataError(f"{root}: the split {split} lists {len(ids) - len(set(ids))} images twice")
+            twice = sorted({image_id for image_id in ids if ids.count(image_id) > 1})
+            raise DataError(f"{root}: the split {split} lists images twice: {few(twice)}")
         annotations = [_read(folder / "Annotations" / f"{image_id}.xml") for folder, image_id in self._entries]
         self.names = tuple(classes) if classes is not None else self._discover(annotations)
         if len(set(self.names)) < len(self.names) or not self.names:
@@ -79,14 +81,13 @@ class Voc:
         self._fill(annotations, f"{root}, {split}")
 
     def _discover(self, annotations: Sequence[_Annotation]) -> tuple[str, ...]:
-        found = {item.name for annotation in annotations for item in annotation.objects}
-        if found <= set(VOC_NAMES):
-            return VOC_NAMES
         # Other splits may hold classes that this one does not; all are to number them alike.
+        found = {item.name for annotation in annotations for item in annotation.objects}
         for folder in {folder for folder, _ in self._entries}:
             for path in sorted((folder / "Annotations").glob("*.xml")):
-                found.update(item.name for item in _read(path).objects)
-        return tuple(sorted(found))
+                with suppress(DataError):  # it is not of this split: whoever needs it will be told
+                    found.update(item.name for item in _read(path).objects)
+        return VOC_NAMES if found <= set(VOC_NAMES) else tuple(sorted(found))
 
     def _fill(self, annotations: Sequence[_Annotation], where: str) -> None:
         label_of = {name: label for label, name in enumerate(self.names)}
@@ -105,8 +106,8 @@ class Voc:
         boxes = np.array([row[2].box for row in rows], np.float64).reshape(-1, 4)
         boxes[:, :2] -= 1
         named = [f"object {number} of {self._entries[index][1]}.xml" for index, number, _ in rows]
-        boxes, kept = clean_boxes(boxes, self._sizes[of_image], where, named)
-        self._boxes = boxes[kept].astype(np.float32)
+        clean, kept = clean_boxes(boxes, self._sizes[of_image], where, named)
+        self._boxes = clean[kept]
         self._labels = np.array([label_of[row[2].name] for row in rows], np.int64)[kept]
         self._difficult = np.array([row[2].difficult for row in rows], np.bool_)[kept]
         self._starts = np.searchsorted(of_image[kept], np.arange(len(self._entries) + 1))
@@ -158,7 +159,7 @@ def _list(folder: Path, split: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     for image_id in ids:
-        if os.path.isabs(image_id) or os.path.normpath(image_id).startswith(".."):
+        if leads_out(image_id):
             raise DataError(f"{path}: the image {image_id!r} leads out of the data set's folder")
     return ids
 
@@ -168,7 +169,7 @@ def _read(path: Path) -> _Annotation:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
         raise DataError(f"{path}: line {error.position[0]} is no XML ({error.msg})") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError) as error:  # LookupError: an encoding that Python does not know
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
     def number(parent: ElementTree.Element | None, name: str) -> float:
@@ -188,7 +189,8 @@ def _read(path: Path) -> _Annotation:
         objects.append(_Object(name, sides, (item.findtext("difficult") or "0").strip() == "1"))  # type: ignore[arg-type]
     size = root.find("size")
     height, width = number(size, "height"), number(size, "width")
-    return _Annotation((height, width) if height > 0 and width > 0 else (0, 0), objects)
+    known = 0 < height < np.inf and 0 < width < np.inf
+    return _Annotation((height, width) if known else (0, 0), objects)
 
 
 def _image_path(folder: Path, image_id: str) -> Path:

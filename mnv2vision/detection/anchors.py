@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 MIN_SCALE, MAX_SCALE = 0.2, 0.95
@@ -17,7 +19,6 @@ def anchors_per_cell(maps: int, *, reduce_lowest: bool = True) -> tuple[int, ...
     return (len(_LOWEST) if reduce_lowest else full, *[full] * (maps - 1))
 
 
-@lru_cache(maxsize=32)
 def make_anchors(
     map_sizes: Sequence[tuple[int, int]],
     image_size: tuple[int, int],
@@ -42,12 +43,21 @@ def make_anchors(
 
     Returns:
         (A, 4) float32 (centre x, centre y, width, height) in 0..1 of the input, not clipped; ordered by map, row,
-        column and shape. The tensor is shared between calls: it must not be changed in place.
+        column and shape. On the CPU its memory is shared between calls: it must not be changed in place.
     """
+    sizes = tuple((rows, columns) for rows, columns in map_sizes)
+    return torch.from_numpy(_make(sizes, tuple(image_size), reduce_lowest)).to(device)
+
+
+# As an array: a tensor first made while a model is exported would be part of that export for ever.
+@lru_cache(maxsize=32)
+def _make(
+    map_sizes: tuple[tuple[int, int], ...], image_size: tuple[int, int], reduce_lowest: bool
+) -> NDArray[np.float32]:
     count = len(map_sizes)
     scales = [MIN_SCALE + (MAX_SCALE - MIN_SCALE) * i / max(1, count - 1) for i in range(count)] + [1.0]
     shorter = min(image_size)
-    unit = torch.tensor([shorter / image_size[1], shorter / image_size[0]], dtype=torch.float64)
+    unit = np.array([shorter / image_size[1], shorter / image_size[0]])
     anchors = []
     for index, (rows, columns) in enumerate(map_sizes):
         scale = scales[index]
@@ -56,10 +66,9 @@ def make_anchors(
         else:
             between = (scale * scales[index + 1]) ** 0.5
             shapes = [*((scale, ratio) for ratio in ASPECT_RATIOS), (between, 1.0)]
-        roots = torch.tensor([[s * r**0.5, s / r**0.5] for s, r in shapes], dtype=torch.float64) * unit
-        y = (torch.arange(rows, dtype=torch.float64) + 0.5) / rows
-        x = (torch.arange(columns, dtype=torch.float64) + 0.5) / columns
-        centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[:, :, None].expand(-1, -1, len(shapes), -1)
-        sizes = roots.expand(rows, columns, -1, -1)
-        anchors.append(torch.cat([centres, sizes], dim=-1).reshape(-1, 4))
-    return torch.cat(anchors).float().to(device)
+        sizes = np.array([[s * r**0.5, s / r**0.5] for s, r in shapes]) * unit
+        centres = np.stack(np.meshgrid((np.arange(columns) + 0.5) / columns, (np.arange(rows) + 0.5) / rows), axis=-1)
+        grid = (rows, columns, len(shapes), 2)
+        cells = [np.broadcast_to(centres[:, :, None], grid), np.broadcast_to(sizes, grid)]
+        anchors.append(np.concatenate(cells, axis=-1).reshape(-1, 4))
+    return np.concatenate(anchors).astype(np.float32)

@@ -1,17 +1,19 @@
-"""From raw predictions to boxes: scores, decoding, and non-maximum suppression of fixed shapes over a whole batch."""
+"""From raw predictions to boxes: scores, decoding, non-maximum suppression, in fixed shapes over a whole batch."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import nms
 
-from mnv2vision.detection.box_coder import decode, iou
+from mnv2vision.detection.box_coder import area, decode
 from mnv2vision.detection.loss import Scores
 
 MAX_DETECTIONS = 100
 SCORE_THRESHOLD = 1e-8
 _CANDIDATES = 400  # looked at first; more only where too many of them suppress one another
-_EXPORTED_ROUNDS = 24
+_ROUNDS = 24
 
 
 class BatchDetections(NamedTuple):
@@ -90,30 +92,46 @@ def _is_enough(keep: Tensor, scores: Tensor, threshold: float, wanted: int) -> b
 
 
 def suppress(boxes: Tensor, labels: Tensor, valid: Tensor, nms_iou: float) -> Tensor:
-    """Greedy class-wise non-maximum suppression of a batch, without a loop over boxes.
-
-    A box stays unless a better box that stays overlaps it. That is a fixed point, which is reached from above in as
-    many rounds as the longest chain of suppressions has links: a handful.
+    """Greedy class-wise non-maximum suppression of a batch.
 
     Args:
-        boxes: (N, K, 4) (x1, y1, x2, y2), the best first.
+        boxes: (N, K, 4) (x1, y1, x2, y2) in 0..1, the best first.
         labels: (N, K); boxes of different classes do not meet.
         valid: (N, K) bool; the others are dropped.
-        nms_iou: Boxes that overlap by more do not both stay.
+        nms_iou: Boxes that overlap a better one by more are dropped.
 
     Returns:
         (N, K) bool, what stays.
     """
-    k = boxes.shape[1]
-    hits = (iou(boxes, boxes) > nms_iou) & (labels[:, :, None] == labels[:, None, :])
-    better = torch.ones(k, k, dtype=torch.bool, device=boxes.device).triu(1)
-    hits = (hits & better & valid[:, :, None]).to(torch.float32)  # hits[i, j]: i is better than j and overlaps it
+    if torch.compiler.is_exporting():
+        return suppress_at_once(boxes, labels, valid, nms_iou)
+    keep = torch.zeros_like(valid)
+    rank = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=torch.float64)
+    # Classes are moved apart in double precision: in single, the move would round the boxes' corners.
+    apart = boxes.double() + 2 * labels[..., None]
+    for index in range(len(boxes)):
+        candidates = valid[index].nonzero()[:, 0]
+        keep[index, candidates[nms(apart[index, candidates], rank[candidates], nms_iou)]] = True
+    return keep
+
+
+def suppress_at_once(boxes: Tensor, labels: Tensor, valid: Tensor, nms_iou: float) -> Tensor:
+    """What `suppress` does, in operators of fixed shapes without loops over boxes or images.
+
+    A box stays unless a better box that stays overlaps it: a fixed point, which is reached from above in as many
+    rounds as the longest chain of suppressions has links. Two dozen rounds are many more than boxes give rise to.
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    wide = torch.minimum(x2[:, :, None], x2[:, None]) - torch.maximum(x1[:, :, None], x1[:, None])
+    high = torch.minimum(y2[:, :, None], y2[:, None]) - torch.maximum(y1[:, :, None], y1[:, None])
+    common = wide.clamp(min=0) * high.clamp(min=0)
+    areas = area(boxes)
+    # hits[i, j]: i is better than j, of its class, and overlaps it.
+    hits = common > nms_iou * (areas[:, :, None] + areas[:, None] - common)
+    hits = (hits & (labels[:, :, None] == labels[:, None]) & valid[:, :, None]).triu(1)
     keep = valid
-    for _ in range(_EXPORTED_ROUNDS if torch.compiler.is_exporting() else k):
-        following = valid & (torch.bmm(keep[:, None].float(), hits)[:, 0] == 0)
-        if not torch.compiler.is_exporting() and torch.equal(following, keep):
-            break
-        keep = following
+    for _ in range(_ROUNDS):
+        keep = valid & (torch.bmm(keep[:, None].to(boxes.dtype), hits.to(boxes.dtype))[:, 0] == 0)
     return keep
 
 
@@ -123,9 +141,10 @@ def _take(boxes: Tensor, scores: Tensor, labels: Tensor, keep: Tensor, count: in
     rank = torch.arange(k, device=keep.device)
     order = torch.where(keep, rank, k + rank).argsort(dim=1)[:, :count]
     kept = keep.gather(1, order)
+    missing = (0, count - order.shape[1])
     return BatchDetections(
-        boxes.gather(1, order[..., None].expand(-1, -1, 4)) * kept[..., None],
-        scores.gather(1, order) * kept,
-        labels.gather(1, order) * kept,
+        F.pad(boxes.gather(1, order[..., None].expand(-1, -1, 4)) * kept[..., None], (0, 0, *missing)),
+        F.pad(scores.gather(1, order) * kept, missing),
+        F.pad(labels.gather(1, order) * kept, missing),
         kept.sum(1),
     )

@@ -1,10 +1,9 @@
 """Detections of whole data sets: collected over processes, each image once, written and read in COCO's format."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,30 +107,30 @@ def read_results(path: Path, category_ids: Sequence[int]) -> dict[int | str, Det
     """
     try:
         rows = json.loads(path.read_bytes())
+        if not isinstance(rows, list):
+            raise TypeError("not a list")
         label_of = {number: label for label, number in enumerate(category_ids)}
-        by_image: dict[int | str, list[Mapping[str, Any]]] = {}
+        by_image: dict[int | str, list[tuple[float, list[float], int]]] = {}
         for row in rows:
             if row["category_id"] not in label_of:
                 raise DataError(
                     f"{path}: category {row['category_id']} (image {row['image_id']}) is not in the data set"
                 )
-            by_image.setdefault(row["image_id"], []).append(row)
-        return {image_id: _detections(rows, label_of) for image_id, rows in by_image.items()}
+            x, y, width, height = row["bbox"]
+            if not np.isfinite([x, y, width, height, row["score"]]).all():
+                raise DataError(f"{path}: a box or score of image {row['image_id']} is not finite")
+            entry = (float(row["score"]), [x, y, x + width, y + height], label_of[row["category_id"]])
+            by_image.setdefault(row["image_id"], []).append(entry)
+    except DataError:
+        raise
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path}: expected a list of image_id, category_id, bbox and score ({error!r})") from error
+    return {image_id: _detections(entries) for image_id, entries in by_image.items()}
 
 
-def _detections(rows: Sequence[Mapping[str, Any]], label_of: Mapping[Any, int]) -> Detections:
-    rows = sorted(rows, key=lambda row: -row["score"])
-    boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return Detections(
-        boxes,  # double precision, so that scores do not depend on the way through a file
-        np.array([row["score"] for row in rows], np.float64),
-        np.array([label_of[row["category_id"]] for row in rows], np.int64),
-    )
+def _detections(entries: Sequence[tuple[float, list[float], int]]) -> Detections:
+    scores, boxes, labels = zip(*sorted(entries, key=lambda entry: -entry[0]), strict=True)
+    return Detections(np.array(boxes, np.float32), np.array(scores, np.float64), np.array(labels, np.int64))
 
 
 def xywh(boxes: NDArray[np.floating]) -> NDArray[np.float64]:

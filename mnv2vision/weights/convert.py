@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mnv2vision
-from mnv2vision.errors import ConfigError, check_keywords
+from mnv2vision.errors import ConfigError
 from mnv2vision.weights import file, tensorflow, torchvision
 
 log = logging.getLogger(__name__)
@@ -20,14 +20,13 @@ def convert(*, source: str, task: str, input: str, output: str, **options: Any) 
 
     Args:
         source: "tensorflow" or "torchvision".
-        task: "classification".
+        task: "classification"; tensorflow: "detection", too.
         input: The file to read, or what the source takes for one.
         output: The .safetensors file to write.
-        **options: Of the source: `keep_background` for tensorflow.
+        **options: Those of the source's importer for the task, by keyword.
     """
     if source not in SOURCES:
         raise ConfigError(f"source={source!r} is unknown; valid: {', '.join(SOURCES)}")
-    check_keywords(SOURCES[source], options, f"option of source={source}")
     model = SOURCES[source](task, input, **options)
     provenance: dict[str, Any] = {
         "source": source,

@@ -78,6 +78,10 @@ def import_detector(
     shape = variables.shape("BoxPredictor_0/ClassPredictor/biases")
     if shape is None:
         raise WeightsError(f"{variables.source}: lacks the variable BoxPredictor_0/ClassPredictor/biases")
+    if len(shape) != 1 or shape[0] < 6 or shape[0] % 3:
+        raise WeightsError(
+            f"{variables.source}: BoxPredictor_0/ClassPredictor/biases is {shape}; expected 3 anchors x columns"
+        )
     columns = list(range(shape[0] // 3))
     if len(columns) == 91 and not names:
         ids = list(range(1, 91)) if keep_gaps else list(COCO_CATEGORIES)
@@ -85,7 +89,7 @@ def import_detector(
         names = [COCO_CATEGORIES.get(number, f"unused {number}") for number in ids]
     if names and len(names) != len(columns) - 1:
         raise ConfigError(f"names: {len(names)} names, but {variables.source} has {len(columns) - 1} classes")
-    preprocessing = replace(PREPROCESSING, image_size=(image_size, image_size), resize="stretch", antialias=False)
+    preprocessing = replace(PREPROCESSING, image_size=(image_size, image_size), resize="stretch")
     model = create_model("detection", num_classes=len(columns) - 1, names=names, preprocessing=preprocessing, **options)
     assert isinstance(model, SSDLite)
     for key, layer in layers_by_scope(model.backbone, scope):

@@ -11,7 +11,7 @@ from torch import Tensor
 from mnv2vision.backbones import Backbone
 from mnv2vision.backbones.blocks import InvertedResidual
 from mnv2vision.data.imagenet import imagenet_names
-from mnv2vision.errors import ConfigError, WeightsError
+from mnv2vision.errors import ConfigError, WeightsError, check_keywords
 from mnv2vision.models import create_model
 from mnv2vision.vision_model import VisionModel
 from mnv2vision.weights.file import check_fit
@@ -87,14 +87,16 @@ def import_classifier(state: Mapping[str, Tensor], source: str) -> VisionModel:
     return model.eval()
 
 
-def convert(task: str, path: str | os.PathLike[str]) -> VisionModel:
+def convert(task: str, path: str | os.PathLike[str], **options: Any) -> VisionModel:
     """What tools/convert.py source=torchvision does.
 
     Args:
         task: "classification".
         path: A state dictionary's file, or the name of published weights such as
             "MobileNet_V2_Weights.IMAGENET1K_V2", which torchvision downloads.
+        **options: None so far.
     """
+    check_keywords(import_classifier, options, "option of source=torchvision")
     if task != "classification":
         raise ConfigError(f"source=torchvision has no importer for task={task}; valid: classification")
     if not Path(path).exists() and "_Weights." in str(path):

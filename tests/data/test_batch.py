@@ -1,6 +1,7 @@
 """The randomness of a sample is a function of (seed, epoch, index) alone, and so is the order."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mnv2vision.data import datamodule
-from mnv2vision.data.batch import Batch, BatchDataset, BatchKey, BatchSampler, sample_seed
+from mnv2vision.data.batch import Batch, BatchDataset, BatchKey, BatchSampler, collate, sample_seed
 from mnv2vision.data.datamodule import DataModule
+from mnv2vision.data.detection_transforms import DetectionAugmentation
 from mnv2vision.data.imagenet import ImageNet
-from mnv2vision.data.sample import Sample
+from mnv2vision.data.sample import BoxKind, Sample
 from mnv2vision.data.shapes import Shapes
 from mnv2vision.data.transforms import ClassificationAugmentation, EvaluationTransform
 from mnv2vision.errors import ConfigError, DataError
@@ -323,3 +325,181 @@ def test_augmentations_change_images_as_they_should() -> None:
         assert 0.17 < width * height / 64**2 < 0.43
         assert 0.68 < width / height < 1.47
     assert crop(sample, 1).label == 1
+
+
+# ---- boxes ----
+
+
+def boxed(count: int, image_id: int = 0, size: tuple[int, int] = (40, 80)) -> Sample:
+    """A sample with boxes that differ from those of any other, as a training transform leaves it."""
+    x1 = np.arange(count, dtype=np.float32) + image_id
+    boxes = np.stack([x1, x1 / 2, x1 + 20, x1 / 2 + 10], axis=1)
+    return Sample(
+        np.full((*size, 3), image_id, np.uint8),
+        image_id=image_id,
+        path=f"{image_id}.jpg",
+        boxes=boxes,
+        labels=np.arange(count) + 10 * image_id,
+        is_crowd=np.zeros(count, np.bool_),
+        difficult=np.zeros(count, np.bool_),
+        areas=np.full(count, 200.0),
+    )
+
+
+def padded(samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    batch = collate(samples, [])
+    assert batch.boxes is not None
+    assert batch.box_labels is not None
+    assert batch.box_kinds is not None
+    return batch.boxes, batch.box_labels, batch.box_kinds
+
+
+def test_boxes_are_padded_and_relative_to_the_image() -> None:
+    samples = [boxed(3, 1), boxed(0, 2), boxed(5, 3)]
+    batch = collate(samples, ["x"])
+    boxes, labels, kinds = padded(samples)
+    assert batch.images.shape == (3, 3, 40, 80)
+    assert batch.image_ids == [1, 2, 3]
+    assert batch.skipped == ["x"]
+    assert batch.truth == []
+    assert batch.labels is None
+    assert boxes.shape == (3, 16, 4)
+    assert labels.shape == kinds.shape == (3, 16)
+    assert (boxes.dtype, labels.dtype, kinds.dtype) == (torch.float32, torch.int64, torch.uint8)
+    assert kinds.tolist() == [[BoxKind.OBJECT] * n + [BoxKind.PADDING] * (16 - n) for n in (3, 0, 5)]
+    for i, sample in enumerate(samples):
+        assert sample.boxes is not None
+        assert sample.labels is not None
+        n = len(sample.boxes)
+        x1, y1, x2, y2 = sample.boxes.T
+        np.testing.assert_allclose(boxes[i, :n], np.stack([x1 / 80, y1 / 40, x2 / 80, y2 / 40], 1), rtol=1e-6)
+        assert labels[i, :n].tolist() == sample.labels.tolist()
+        assert not boxes[i, n:].any()
+        assert not labels[i, n:].any()
+
+
+@pytest.mark.parametrize(
+    ("counts", "width"), [([0], 0), ([0, 0], 0), ([1], 16), ([16, 2], 16), ([17], 32), ([3, 40], 48)]
+)
+def test_padding_is_to_a_few_widths(counts: list[int], width: int) -> None:
+    boxes, labels, kinds = padded([boxed(count) for count in counts])
+    assert boxes.shape == (len(counts), width, 4)
+    assert labels.shape == kinds.shape == (len(counts), width)
+    assert (kinds != BoxKind.PADDING).sum(1).tolist() == counts
+
+
+def test_groups_and_difficult_objects_are_told_apart() -> None:
+    sample = replace(
+        boxed(4), is_crowd=np.array([False, True, False, False]), difficult=np.array([False, False, True, False])
+    )
+    _, labels, kinds = padded([sample, boxed(2)])
+    wanted = [BoxKind.OBJECT, BoxKind.CROWD, BoxKind.DIFFICULT, BoxKind.OBJECT]
+    assert kinds[0, :5].tolist() == [*wanted, BoxKind.PADDING]
+    assert kinds[1, :3].tolist() == [BoxKind.OBJECT, BoxKind.OBJECT, BoxKind.PADDING]
+    assert labels[0, :4].tolist() == [0, 1, 2, 3]
+    plain = replace(sample, is_crowd=None, difficult=None)  # a source that knows of neither
+    assert padded([plain])[2][0, :5].tolist() == [BoxKind.OBJECT] * 4 + [BoxKind.PADDING]
+
+
+def test_the_kinds_are_as_losses_count_on() -> None:
+    assert {kind.name: int(kind) for kind in BoxKind} == {"PADDING": 0, "OBJECT": 1, "CROWD": 2, "DIFFICULT": 3}
+
+
+def test_only_samples_with_boxes_have_boxes() -> None:
+    without = replace(boxed(2), boxes=None, labels=None)
+    for samples in ([without], [without, boxed(2)], [boxed(2), without]):
+        batch = collate(samples, [])
+        assert (batch.boxes, batch.box_labels, batch.box_kinds) == (None, None, None)
+
+
+def test_evaluation_keeps_the_truth_at_the_photos_size() -> None:
+    photos = [boxed(3, 1, (90, 120)), boxed(0, 2, (64, 33))]
+    transform = EvaluationTransform(Preprocessing(image_size=SIZE, resize="stretch"))
+    batch = collate([transform(photo, 0) for photo in photos], [])
+    assert batch.images.shape == (2, 3, *SIZE)
+    assert (batch.boxes, batch.box_labels, batch.box_kinds) == (None, None, None)
+    assert [truth.size for truth in batch.truth] == [(90, 120), (64, 33)]
+    for truth, photo in zip(batch.truth, photos, strict=True):
+        assert truth.image.size == 0  # it would travel twice
+        assert (truth.image_id, truth.path) == (photo.image_id, photo.path)
+        for name in ("boxes", "labels", "is_crowd", "difficult", "areas"):
+            np.testing.assert_array_equal(getattr(truth, name), getattr(photo, name))
+    assert photos[0].size is None
+    assert photos[0].image.shape == (90, 120, 3)
+
+
+class BoxSource(Source):
+    """Images with 0, 1, 2, … boxes."""
+
+    targets = frozenset({"boxes"})
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        extra = boxed(index, index)
+        return replace(extra, image=sample.image, image_id=index, boxes=extra.boxes, path=sample.path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_boxes_from_workers(workers: int) -> None:
+    """The same batches from any number of workers, each row's boxes those of its image."""
+    preprocessing = Preprocessing(image_size=SIZE, resize="stretch")
+    source = BoxSource()
+    augmentation = DetectionAugmentation(preprocessing, crop=0.0, expand=1.0, color_jitter=0.2)
+    data = DataModule(
+        (source, augmentation), (source, EvaluationTransform(preprocessing)), seed=4, workers=workers, batch_size=4
+    )
+    direct = BatchDataset(source, augmentation, seed=4, on_error="raise")
+    order = BatchSampler(12, 4, training=True, seed=4)
+    order.set_epoch(1)
+    for batch, key in zip(epoch_of(data, 1), order, strict=True):
+        wanted = direct[key]
+        assert batch.image_ids == wanted.image_ids == key.indices
+        assert torch.equal(batch.images, wanted.images)
+        assert batch.boxes is not None
+        assert batch.box_labels is not None
+        assert batch.box_kinds is not None
+        assert wanted.boxes is not None
+        assert torch.equal(batch.boxes, wanted.boxes)
+        assert (batch.box_kinds == BoxKind.OBJECT).sum(1).tolist() == key.indices  # as many boxes as the index says
+        for index, labels in zip(key.indices, batch.box_labels, strict=True):
+            assert labels[:index].tolist() == [10 * index + i for i in range(index)]
+        assert batch.boxes.min() >= 0
+        assert batch.boxes.max() <= 1 + 1e-6
+    truths = [truth for batch in data.val_dataloader() for truth in batch.truth]
+    assert [truth.image_id for truth in truths] == list(range(12))
+    assert all(truth.size == (60, 70) and len(truth.labels) == truth.image_id for truth in truths)  # type: ignore[arg-type]
+
+
+TENSORS = ("images", "labels", "boxes", "box_labels", "box_kinds")
+
+
+def full_batch() -> Batch:
+    batch = collate([replace(boxed(2, i), label=i) for i in (1, 2)], [])
+    assert all(getattr(batch, name) is not None for name in TENSORS)
+    return batch
+
+
+def test_moving_takes_all_tensors_along() -> None:
+    batch = full_batch()
+    shapes = {name: getattr(batch, name).shape for name in TENSORS}
+    moved = batch.to(torch.device("meta"))
+    assert {name: getattr(moved, name).device.type for name in TENSORS} == dict.fromkeys(TENSORS, "meta")
+    assert {name: getattr(moved, name).shape for name in TENSORS} == shapes
+    assert moved.image_ids == [1, 2]
+    assert collate([replace(boxed(1), boxes=None)], []).to(torch.device("meta")).boxes is None
+
+
+def test_pinning_takes_all_tensors_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:  # the real one wants an accelerator
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    wanted = full_batch()
+    batch = full_batch().pin_memory()
+    assert len(pinned) == len(TENSORS)
+    for name in TENSORS:
+        assert any(getattr(batch, name) is tensor for tensor in pinned), name
+        assert torch.equal(getattr(batch, name), getattr(wanted, name))

@@ -66,7 +66,7 @@ def test_official_weights(shared: Path, tmp_path: Path) -> None:
         (["source=torchvision"], "input=... is required"),
         (["source=torchvision", "input={weights}", "keep_background=true"], "keep_background"),
         (["source=torchvision", "input={weights}", "task=segmentation"], "task=segmentation; valid: classification"),
-        (["source=tensorflow", "input={weights}", "task=detection"], "task=detection; valid: classification"),
+        (["source=tensorflow", "input={weights}", "task=depth"], "task=depth; valid: classification"),
         (["source=tensorflow", "input={weights}", "keep_background=perhaps"], "keep_background"),
         (["source=tensorflow", "input={weights}"], "theirs.pth: no such .safetensors or .npz"),
         (["source=torchvision", "input={weights}x"], "theirs.pthx: no such file"),

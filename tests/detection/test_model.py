@@ -1,0 +1,338 @@
+"""Detectors: what they cost by the paper and by TensorFlow, what they predict, and what they refuse."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import mnv2vision as mv
+from mnv2vision.data.sample import BoxKind
+from mnv2vision.detection.anchors import make_anchors
+from mnv2vision.detection.loss import DetectionTargets, detection_loss
+from mnv2vision.detection.postprocess import detect
+from mnv2vision.errors import ConfigError
+
+Randomize = Callable[[nn.Module], None]
+BACKBONES = [
+    ("mobilenet_v1", 1.0),
+    ("mobilenet_v2", 0.35),
+    ("mobilenet_v2", 1.0),
+    ("mobilenet_v3_large", 1.0),
+    ("mobilenet_v3_small", 1.0),
+]
+
+
+def on_meta(**options: Any) -> Any:
+    with torch.device("meta"):
+        return mv.create_model("detection", **options).eval()
+
+
+def megas(model: Any, size: int) -> tuple[float, float]:
+    """Million parameters to three decimals, million multiply-adds to one."""
+    ours = mv.complexity(model, (size, size))
+    return round(ours.params / 1e6, 3), round(ours.madds / 1e6, 1)
+
+
+# ---- costs: paper_facts 2.2 ----
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "params", "madds"),
+    [
+        # Table 6 of the paper: MobileNetV2 4.3 M and 0.8 B, MobileNetV1 5.1 M and 1.3 B; 80 classes, 320x320.
+        ({}, 320, 4.337, 788.8),
+        ({"backbone": "mobilenet_v1"}, 320, 5.101, 1309.2),
+        ({"reduce_lowest": False}, 320, 4.484, 847.6),
+        # TensorFlow's configuration: 300x300 and COCO's 90.
+        ({"num_classes": 90}, 300, 4.501, 749.5),
+    ],
+)
+def test_costs(options: dict[str, Any], size: int, params: float, madds: float) -> None:
+    assert megas(on_meta(**options), size) == (params, madds)
+
+
+def test_parameters_without_norms() -> None:
+    for name, millions in (("mobilenet_v2", 4.286), ("mobilenet_v1", 5.063)):
+        model = on_meta(backbone=name)
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        counts = [sum(p.numel() for part in parts for p in part.parameters()) for parts in ([model], norms)]
+        assert round((counts[0] - counts[1]) / 1e6, 3) == millions
+
+
+def head_costs(model: Any) -> dict[str, tuple[float, float]]:
+    """Million parameters and multiply-adds of the extra maps and of the predictors."""
+    with torch.no_grad(), FlopCounterMode(display=False, depth=None) as counter:
+        model(torch.empty(1, 3, 320, 320, device="meta"))
+    counts = {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}
+    return {
+        part: (
+            round(sum(p.numel() for name in parts for p in getattr(model.head, name).parameters()) / 1e6, 3),
+            round(
+                sum(
+                    counts[f"{type(model).__name__}.head.{name}.{index}"]
+                    for name in parts
+                    for index in range(len(getattr(model.head, name)))
+                )
+                / 2e6,
+                1,
+            ),
+        )
+        for part, parts in (("extras", ("extras",)), ("predictors", ("boxes", "classes")))
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "extras", "predictors", "total_params", "total_madds"),
+    [
+        # Table 5: SSD 14.8 M and 1.25 B, SSDLite 2.1 M and 0.35 B, which is twice what there is to count.
+        ({"head": "ssd"}, (2.289, 68.2), (12.488, 1190.9), 14.777, 1259.1),
+        ({}, (0.657, 38.6), (1.456, 139.1), 2.113, 177.7),
+    ],
+)
+def test_heads_of_table_5(
+    options: dict[str, Any],
+    extras: tuple[float, float],
+    predictors: tuple[float, float],
+    total_params: float,
+    total_madds: float,
+) -> None:
+    model = on_meta(**options)
+    assert head_costs(model) == {"extras": extras, "predictors": predictors}
+    whole, backbone = mv.complexity(model, (320, 320)), mv.complexity(model.backbone, (320, 320))
+    assert round((whole.params - backbone.params) / 1e6, 3) == total_params
+    # 177.7 is the sum of the rounded 38.6 and 139.1.
+    assert (whole.madds - backbone.madds) / 1e6 == pytest.approx(total_madds, abs=0.1)
+    assert round(backbone.madds / 1e6, 1) == 611.2
+
+
+def test_head_of_mobilenet_v1() -> None:
+    model = on_meta(backbone="mobilenet_v1")
+    assert [costs[1] for costs in head_costs(model).values()] == [32.0, 118.6]
+    assert round(mv.complexity(model.backbone, (320, 320)).madds / 1e6, 1) == 1158.6
+
+
+# ---- structure ----
+
+
+@pytest.mark.parametrize(
+    ("backbone", "taps"),
+    [
+        ("mobilenet_v1", [(512, 16), (1024, 32)]),  # Conv2d_11_pointwise, Conv2d_13_pointwise
+        ("mobilenet_v2", [(576, 16), (1280, 32)]),  # layer_15/expansion_output, layer_19
+        ("mobilenet_v3_large", [(672, 16), (960, 32)]),  # layer_14/expansion_output, layer_17
+        ("mobilenet_v3_small", [(288, 16), (576, 32)]),  # layer_10/expansion_output, layer_13
+    ],
+)
+def test_taps(backbone: str, taps: list[tuple[int, int]]) -> None:
+    model = on_meta(backbone=backbone)
+    assert [tuple(model.backbone.feature_specs[tap]) for tap in model.backbone.taps] == taps
+
+
+@pytest.mark.parametrize(
+    ("width", "channels"),
+    [
+        (1.0, [(256, 512), (128, 256), (128, 256), (64, 128)]),
+        # depth_fn = max(int(depth * depth_multiplier), min_depth) of TensorFlow's feature extractors, min_depth 16.
+        (0.35, [(89, 179), (44, 89), (44, 89), (22, 44)]),
+        (0.1, [(25, 51), (16, 25), (16, 25), (16, 16)]),
+    ],
+)
+def test_channels_of_the_extra_maps(width: float, channels: list[tuple[int, int]]) -> None:
+    model = on_meta(width=width)
+    assert [(extra.squeeze.out_channels, extra.project.out_channels) for extra in model.head.extras] == channels
+
+
+def test_initial_weights_of_the_head() -> None:
+    """Truncated normal of deviation 0.03, cut at two deviations, which leaves 0.88 of it; no bias."""
+    torch.manual_seed(0)
+    model: Any = mv.create_model("detection", num_classes=3)
+    weights = torch.cat([layer.weight.flatten() for layer in model.head.modules() if isinstance(layer, nn.Conv2d)])
+    assert weights.abs().max() <= 0.06
+    assert weights.std().item() == pytest.approx(0.03 * 0.8796, rel=0.01)
+    predictors = [*model.head.boxes, *model.head.classes]
+    assert not any(predictor.conv.bias.any() for predictor in predictors)
+
+
+@pytest.mark.parametrize(("backbone", "width"), BACKBONES)
+def test_as_many_predictions_as_anchors(backbone: str, width: float, randomize: Randomize) -> None:
+    model: Any = mv.create_model("detection", backbone=backbone, width=width, num_classes=3).eval()
+    randomize(model)
+    for size in ((96, 96), (300, 300), (64, 96), (161, 97), (33, 160)):
+        model.preprocessing = replace(model.preprocessing, image_size=size)
+        images = torch.randn(2 if size == (64, 96) else 1, 3, *size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            raw = model(images)
+        anchors = len(model.anchors)
+        assert raw.box_codes.shape == (len(images), anchors, 4)
+        assert raw.class_logits.shape == (len(images), anchors, 4)
+        assert model.anchors.device == raw.box_codes.device
+        assert raw.box_codes.isfinite().all()
+        assert raw.class_logits.std() > 0.1
+        assert (detect(*raw, model.anchors).counts > 0).all()
+
+
+def test_as_many_predictions_as_anchors_with_options() -> None:
+    options = {"width": 0.35, "padding": "tf", "reduce_lowest": False, "num_classes": 3, "head": "ssd"}
+    model: Any = mv.create_model("detection", **options).eval()
+    for size in ((300, 300), (161, 97)):
+        model.preprocessing = replace(model.preprocessing, image_size=size)
+        with torch.no_grad():
+            raw = model(torch.zeros(1, 3, *size))
+        assert raw.box_codes.shape[1] == raw.class_logits.shape[1] == len(model.anchors)
+
+
+def test_predictions_are_laid_out_as_anchors_are(randomize: Randomize) -> None:
+    """Channels of a predictor are (anchor, column); anchors are ordered by map, row, column and shape."""
+    model: Any = mv.create_model("detection", width=0.35, num_classes=2, image_size=(64, 96)).eval()
+    randomize(model)
+    cells = [4 * 6, 2 * 3, 1 * 2, 1, 1, 1]
+    with torch.no_grad():
+        for index, predictor in enumerate(model.head.classes):
+            predictor.conv.weight.zero_()
+            predictor.conv.bias.copy_(100 * index + torch.arange(len(predictor.conv.bias)))
+        logits = model(torch.randn(1, 3, 64, 96)).class_logits[0]
+    start = 0
+    for index, count in enumerate(cells):
+        shapes = 3 if index == 0 else 6
+        own = logits[start : start + count * shapes].view(count, shapes, 3)
+        wanted = 100 * index + torch.arange(3.0 * shapes).view(shapes, 3)
+        torch.testing.assert_close(own, wanted.expand_as(own))
+        start += count * shapes
+    assert start == len(logits) == len(model.anchors)
+
+
+def test_predictions_lie_where_their_anchors_lie() -> None:
+    """A mark on the feature maps moves the logits of the anchors around it."""
+    model: Any = mv.create_model("detection", width=0.35, num_classes=1, image_size=(160, 320)).eval()
+    first, last = (model.backbone.feature_specs[tap].channels for tap in model.backbone.taps)
+    maps = torch.zeros(2, first, 10, 20), torch.zeros(2, last, 5, 10)
+    maps[0][1, :, 7, 3] = 50.0
+    with torch.no_grad():
+        _, logits = model.head(maps)
+    moved = (logits[1, :600] - logits[0, :600]).abs().amax(dim=1).view(10, 20, 3).amax(dim=2) > 0
+    wanted = torch.zeros(10, 20, dtype=torch.bool)
+    wanted[6:9, 2:5] = True  # a 3x3 convolution sees its neighbours
+    assert torch.equal(moved, wanted)
+    centres = model.anchors[:600, :2].view(10, 20, 3, 2)[7, 3, 0].tolist()
+    assert centres == pytest.approx([3.5 / 20, 7.5 / 10])
+
+
+def test_a_predictor_of_ssdlite_is_separable() -> None:
+    for lite, full in zip(on_meta().head.classes, on_meta(head="ssd").head.classes, strict=True):
+        channels = lite.conv.in_channels
+        assert lite.conv.kernel_size == (1, 1)
+        assert lite.depthwise.conv.weight.shape == (channels, 1, 3, 3)
+        assert isinstance(lite.depthwise.act, nn.ReLU6)
+        assert full.conv.weight.shape == (lite.conv.out_channels, channels, 3, 3)
+        assert full.depthwise is None
+
+
+# ---- anchors of the model ----
+
+
+@pytest.fixture
+def fresh_anchors() -> Iterator[None]:
+    """Without what other tests left in the cache, and nothing left for them."""
+    clear = getattr(make_anchors, "cache_clear", lambda: None)
+    clear()
+    yield
+    clear()
+
+
+@pytest.mark.usefixtures("fresh_anchors")
+def test_anchors_made_in_inference_serve_training() -> None:
+    model: Any = mv.create_model("detection", width=0.35, num_classes=2, image_size=(64, 96))
+    with torch.inference_mode():
+        detect(*model.eval()(torch.randn(2, 3, 64, 96)), model.anchors)
+    targets = DetectionTargets(
+        torch.tensor([[[0.1, 0.1, 0.6, 0.6]]] * 2),
+        torch.tensor([[1], [0]]),
+        torch.full((2, 1), BoxKind.OBJECT, dtype=torch.uint8),
+    )
+    raw = model.train()(torch.randn(2, 3, 64, 96))
+    sum(detection_loss(*raw, model.anchors, targets)).backward()  # type: ignore[union-attr]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.head.boxes.parameters())
+
+
+@pytest.mark.usefixtures("fresh_anchors")
+def test_anchors_first_made_in_an_export_are_no_part_of_it() -> None:
+    """Exporting traces with stand-ins for tensors, which must not stay behind in the model."""
+    model: Any = mv.create_model("detection", width=0.35, num_classes=2, image_size=(64, 96)).eval()
+
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, codes: torch.Tensor) -> torch.Tensor:
+            shifted: torch.Tensor = codes + self.model.anchors
+            return shifted
+
+    codes = torch.zeros(3 * 24 + 6 * (6 + 2 + 1 + 1 + 1), 4)
+    program = torch.export.export(Shifted(), (codes,)).module()
+    assert type(model.anchors) is torch.Tensor
+    assert torch.equal(program(codes), model.anchors)
+    assert model.anchors[0].tolist() == pytest.approx([0.5 / 6, 0.5 / 4, 0.1 * 64 / 96, 0.1])
+
+
+def test_anchors_follow_the_size_of_the_input() -> None:
+    square, wide = on_meta(image_size=320).anchors, on_meta(image_size=(160, 320)).anchors
+    assert (len(square), len(wide)) == (2034, 3 * 200 + 6 * (50 + 15 + 6 + 2 + 1))
+
+
+# ---- files and options ----
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"head": "ssd", "reduce_lowest": False, "scores": "softmax", "nms_iou": 0.45, "padding": "tf"}]
+)
+def test_save_and_load(options: dict[str, Any], tmp_path: Path, randomize: Randomize) -> None:
+    names = ("a", "b", "c")
+    model: Any = mv.create_model("detection", width=0.35, names=names, image_size=(64, 96), **options).eval()
+    randomize(model)
+    mv.save(model, tmp_path / "x.safetensors")
+    loaded: Any = mv.load(tmp_path / "x.safetensors")
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        ours, wanted = loaded(images), model(images)
+    assert wanted.class_logits.std() > 0.1
+    assert torch.equal(ours.box_codes, wanted.box_codes)
+    assert torch.equal(ours.class_logits, wanted.class_logits)
+    assert torch.equal(loaded.anchors, model.anchors)
+    assert loaded.anchors.device.type == "cpu"
+    assert len(loaded.anchors) == wanted.box_codes.shape[1]
+    assert (loaded.task, loaded.names, loaded.num_classes) == ("detection", names, 3)
+    assert loaded.preprocessing == model.preprocessing
+    assert (loaded.scores, loaded.nms_iou) == (options.get("scores", "sigmoid"), options.get("nms_iou", 0.6))
+
+
+def test_defaults() -> None:
+    model = on_meta()
+    assert (model.task, model.num_classes, model.scores, model.nms_iou) == ("detection", 80, "sigmoid", 0.6)
+    assert model.preprocessing.image_size == (320, 320)
+    assert model.preprocessing.resize == "stretch"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"head": "yolo"}, r"head='yolo' is unknown; valid: ssdlite, ssd"),
+        ({"scores": "relu"}, r"scores='relu' is unknown; valid: sigmoid, softmax"),
+        ({"nms_iou": 0}, r"nms_iou=0 "),
+        ({"nms_iou": 1.5}, r"nms_iou=1\.5 "),
+        ({"nms_iou": "0.5"}, r"nms_iou='0\.5' "),
+        ({"num_classes": 0}, r"num_classes=0"),
+        ({"num_classes": 3, "names": ("a", "b")}, r"num_classes=3, but there are 2 class names"),
+        ({"dropout": 0.5}, r"option of a detection model with mobilenet_v2: dropout"),
+        ({"nms_iuo": 0.5}, r"nms_iuo; did you mean nms_iou\?"),
+    ],
+)
+def test_mistakes_are_named_with_what_is_valid(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        on_meta(**options)
+    assert "\n" not in str(caught.value)

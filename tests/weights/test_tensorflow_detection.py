@@ -1,0 +1,288 @@
+"""TensorFlow's SSDLite: the published vectors, and the COCO release's names, layouts and columns."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
+
+from mnv2vision.detection.postprocess import detect
+from mnv2vision.errors import ConfigError, WeightsError
+from mnv2vision.weights.tensorflow import convert, import_detector
+from mnv2vision.weights.tensorflow_variables import Variables, read_variables
+
+Arrays = dict[str, NDArray[Any]]
+# Torchvision lists COCO's 91 columns: the background first, "N/A" for ids that were never annotated.
+COLUMNS = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"]
+IDS = [number for number, name in enumerate(COLUMNS) if number and name != "N/A"]
+
+
+# ---- the official weights ----
+
+
+@pytest.fixture(scope="module")
+def official(shared: Path) -> Path:
+    return shared / "weights/tf_ssdlite_mobilenet_v2_person_300.safetensors"
+
+
+@pytest.fixture(scope="module")
+def person(official: Path) -> Any:
+    return import_detector(read_variables(official), names=("person",))
+
+
+@pytest.fixture(scope="module")
+def vectors(official: Path) -> dict[str, NDArray[Any]]:
+    with np.load(official.with_suffix(".vectors.npz")) as file:
+        return dict(file)
+
+
+def image_ids(vectors: dict[str, NDArray[Any]]) -> list[str]:
+    return sorted(name.removeprefix("input_") for name in vectors if name.startswith("input_"))
+
+
+@torch.no_grad()
+def predict(model: Any, vectors: dict[str, NDArray[Any]], image_id: str) -> Any:
+    image = torch.from_numpy(vectors[f"input_{image_id}"]).permute(2, 0, 1)[None]
+    return model(model.preprocessing.normalize(image))
+
+
+def test_what_the_file_makes(person: Any, official: Path) -> None:
+    assert person.config["backbone"] == "mobilenet_v2"
+    assert person.config["width"] == 1.0
+    assert (person.config["padding"], person.config["norm_eps"]) == ("tf", 1e-3)
+    assert (person.num_classes, person.names) == (1, ("person",))
+    assert not person.training
+    # 300x300, the aspect ratio not kept, RGB in [-1, 1] (shared/weights/README.md).
+    assert person.preprocessing.image_size == (300, 300)
+    assert person.preprocessing.resize == "stretch"
+    ends = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    assert person.preprocessing.normalize(ends)[:, :, 0, 0].tolist() == [[-1] * 3, [1] * 3]
+    unnamed: Any = convert("detection", official, image_size=320)
+    assert unnamed.names == ()
+    assert unnamed.preprocessing.image_size == (320, 320)
+    assert len(unnamed.anchors) == 2034
+
+
+def test_published_anchors(person: Any, vectors: dict[str, NDArray[Any]]) -> None:
+    wanted = vectors["anchors_yxhw"]
+    assert person.anchors.shape == wanted.shape == (1917, 4)
+    np.testing.assert_allclose(person.anchors.numpy()[:, [1, 0, 3, 2]], wanted, rtol=0, atol=1e-6)
+
+
+def test_published_codes_and_logits(person: Any, vectors: dict[str, NDArray[Any]]) -> None:
+    ids = image_ids(vectors)
+    assert len(ids) >= 2
+    for image_id in ids:
+        raw = predict(person, vectors, image_id)
+        codes, logits = vectors[f"box_codes_{image_id}"], vectors[f"class_logits_{image_id}"]
+        np.testing.assert_allclose(raw.box_codes[0].numpy()[:, [1, 0, 3, 2]], codes, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(raw.class_logits[0].numpy(), logits, rtol=0, atol=1e-3)
+        assert codes.std() > 0.3
+        assert logits.std() > 0.3
+
+
+# Width and height. The photo is not in shared/data: the size follows from the listed boxes and box codes.
+PHOTO_SIZES = {"000000491008": (640, 427)}
+
+
+def test_published_detections(person: Any, vectors: dict[str, NDArray[Any]]) -> None:
+    total = 0
+    for image_id in image_ids(vectors):
+        wanted = vectors[f"detections_score_xyxy_{image_id}"]
+        found = detect(*predict(person, vectors, image_id), person.anchors, score_threshold=0.3, nms_iou=0.6)
+        count = int(found.counts[0])
+        assert count == len(wanted)
+        assert not found.labels.any()
+        if not count:
+            continue
+        np.testing.assert_allclose(found.scores[0, :count].numpy(), wanted[:, 0], rtol=0, atol=0.005)
+        width, height = PHOTO_SIZES[image_id]
+        pixels = found.boxes[0, :count].numpy() * np.array([width, height, width, height])
+        np.testing.assert_allclose(pixels, wanted[:, 1:], rtol=0, atol=1)
+        total += count
+    assert total >= 2
+
+
+# ---- COCO's columns, at random weights ----
+
+
+def random_arrays(shapes: dict[str, tuple[int, ...]]) -> Arrays:
+    random = np.random.default_rng(0)
+    arrays: Arrays = {}
+    for name, shape in shapes.items():
+        if name.endswith(("moving_variance", "gamma")):
+            array = random.uniform(0.5, 1.5, shape)
+        elif name.endswith("weights"):
+            taps = shape[0] * shape[1] * (1 if name.endswith("depthwise_weights") else shape[2])
+            array = random.uniform(-1, 1, shape) * (6 / taps) ** 0.5
+        else:
+            array = random.uniform(-0.5, 0.5, shape)
+        arrays[name] = array.astype(np.float32)
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def coco(official: Path) -> Arrays:
+    """Arrays of the names and shapes of ssdlite_mobilenet_v2_coco: the person file's, but with 91 columns."""
+    shapes = {name: array.shape for name, array in load_file(official).items()}
+    for name, shape in shapes.items():
+        if re.fullmatch(r"BoxPredictor_\d/ClassPredictor/(weights|biases)", name):
+            anchors = shape[-1] // 2
+            assert anchors == (3 if name.startswith("BoxPredictor_0") else 6)
+            shapes[name] = (*shape[:-1], anchors * 91)
+    return random_arrays(shapes)
+
+
+def test_the_reference_has_cocos_gaps() -> None:
+    assert (len(COLUMNS), len(IDS)) == (91, 80)
+    assert [number for number in range(1, 91) if number not in IDS] == [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
+
+
+@pytest.mark.parametrize("keep_gaps", [False, True])
+def test_columns_of_coco(coco: Arrays, keep_gaps: bool) -> None:
+    model: Any = import_detector(Variables(coco, "x"), keep_gaps=keep_gaps)
+    ids = list(range(1, 91)) if keep_gaps else IDS
+    assert model.num_classes == len(ids) == (90 if keep_gaps else 80)
+    for name, number in zip(model.names, ids, strict=True):
+        assert COLUMNS[number] in (name, "N/A")
+    assert len(set(model.names)) == len(ids)
+    for index, (boxes, classes) in enumerate(zip(model.head.boxes, model.head.classes, strict=True)):
+        anchors = 3 if index == 0 else 6
+        for part, predictor, columns, total in (
+            ("ClassPredictor", classes, [0, *ids], 91),
+            ("BoxEncodingPredictor", boxes, [1, 0, 3, 2], 4),  # theirs are ty, tx, th, tw
+        ):
+            scope = f"BoxPredictor_{index}/{part}"
+            weights, biases = coco[f"{scope}/weights"][0, 0].T, coco[f"{scope}/biases"]
+            # Theirs are ordered by anchor, then by column.
+            chosen = [anchor * total + column for anchor in range(anchors) for column in columns]
+            np.testing.assert_array_equal(predictor.conv.weight.detach().numpy()[:, :, 0, 0], weights[chosen])
+            np.testing.assert_array_equal(predictor.conv.bias.detach().numpy(), biases[chosen])
+            depthwise = coco[f"{scope}_depthwise/depthwise_weights"]
+            ours = predictor.depthwise.conv.weight.detach().numpy()
+            np.testing.assert_array_equal(ours[:, 0], np.moveaxis(depthwise[..., 0], 2, 0))
+
+
+def test_the_logits_of_80_are_those_of_90(coco: Arrays) -> None:
+    few: Any = import_detector(Variables(coco, "x"))
+    all_of_them: Any = import_detector(Variables(coco, "x"), keep_gaps=True)
+    images = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, wanted = few(images), all_of_them(images)
+    assert wanted.class_logits.std() > 0.1
+    torch.testing.assert_close(ours.class_logits, wanted.class_logits[..., [0, *IDS]], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.box_codes, wanted.box_codes)
+
+
+def test_names_of_ones_own(coco: Arrays, official: Path) -> None:
+    names = tuple(f"class {number}" for number in range(90))
+    model = import_detector(Variables(coco, "x"), names=names)
+    assert (model.names, model.num_classes) == (names, 90)
+    with pytest.raises(ConfigError, match=r"2 names, but .* 1 class"):
+        import_detector(read_variables(official), names=("a", "b"))
+
+
+def test_mobilenet_v1() -> None:
+    """Of TF's SSDMobileNetV1FeatureExtractor, with use_depthwise: names and shapes written out."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def convolution(scope: str, *shape: int, depthwise: bool = False) -> None:
+        shapes[f"{scope}/{'depthwise_weights' if depthwise else 'weights'}"] = shape
+        for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+            shapes[f"{scope}/BatchNorm/{name}"] = (shape[2] if depthwise else shape[3],)
+
+    base = "FeatureExtractor/MobilenetV1"
+    convolution(f"{base}/Conv2d_0", 3, 3, 3, 32)
+    channels = [32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024]
+    for index, (before, after) in enumerate(pairwise(channels), start=1):
+        convolution(f"{base}/Conv2d_{index}_depthwise", 3, 3, before, 1, depthwise=True)
+        convolution(f"{base}/Conv2d_{index}_pointwise", 1, 1, before, after)
+    last = 1024
+    for number, depth in enumerate((512, 256, 256, 128), start=2):
+        half = depth // 2
+        convolution(f"{base}/Conv2d_13_pointwise_1_Conv2d_{number}_1x1_{half}", 1, 1, last, half)
+        expanded = f"{base}/Conv2d_13_pointwise_2_Conv2d_{number}_3x3_s2_{depth}"
+        convolution(f"{expanded}_depthwise", 3, 3, half, 1, depthwise=True)
+        convolution(expanded, 1, 1, half, depth)
+        last = depth
+    for index, depth in enumerate((512, 1024, 512, 256, 256, 128)):
+        anchors = 3 if index == 0 else 6
+        for part, columns in (("BoxEncodingPredictor", 4), ("ClassPredictor", 6)):
+            scope = f"BoxPredictor_{index}/{part}"
+            convolution(f"{scope}_depthwise", 3, 3, depth, 1, depthwise=True)
+            shapes[f"{scope}/weights"] = (1, 1, depth, anchors * columns)
+            shapes[f"{scope}/biases"] = (anchors * columns,)
+    arrays = random_arrays(shapes)
+    model: Any = import_detector(Variables(arrays, "x"))
+    assert (model.config["backbone"], model.num_classes, model.names) == ("mobilenet_v1", 5, ())
+    for number, extra in enumerate(model.head.extras, start=2):
+        (scope,) = [name for name in arrays if re.search(rf"_1_Conv2d_{number}_1x1_\d+/weights", name)]
+        ours = extra.squeeze.conv.weight.detach().numpy()[:, :, 0, 0]
+        np.testing.assert_array_equal(ours, arrays[scope][0, 0].T)
+    assert len(model.anchors) == 1917
+
+
+# ---- what does not fit ----
+
+EXTRA = "FeatureExtractor/MobilenetV2/layer_19"
+MISSING = [
+    "FeatureExtractor/MobilenetV2/expanded_conv_13/expand/weights",
+    f"{EXTRA}_1_Conv2d_3_1x1_128/weights",
+    f"{EXTRA}_2_Conv2d_5_3x3_s2_128_depthwise/depthwise_weights",
+    f"{EXTRA}_2_Conv2d_2_3x3_s2_512/BatchNorm/beta",
+    "BoxPredictor_0/ClassPredictor/biases",
+    "BoxPredictor_0/ClassPredictor/weights",
+    "BoxPredictor_3/BoxEncodingPredictor_depthwise/BatchNorm/moving_variance",
+    "BoxPredictor_2/ClassPredictor_depthwise/depthwise_weights",
+]
+MISSHAPEN: list[tuple[str, tuple[int, ...]]] = [
+    ("FeatureExtractor/MobilenetV2/expanded_conv_13/project/weights", (960, 160)),
+    (f"{EXTRA}_1_Conv2d_2_1x1_256/weights", (1, 1, 1280, 255)),
+    (f"{EXTRA}_2_Conv2d_4_3x3_s2_256/BatchNorm/beta", (128,)),
+    ("BoxPredictor_0/ClassPredictor/biases", (274,)),
+    ("BoxPredictor_0/ClassPredictor/biases", (2,)),
+    ("BoxPredictor_0/ClassPredictor/biases", ()),
+    ("BoxPredictor_0/ClassPredictor/weights", (1, 1, 576, 270)),
+    ("BoxPredictor_1/BoxEncodingPredictor/weights", (3, 3, 1280, 24)),
+    ("BoxPredictor_1/BoxEncodingPredictor_depthwise/depthwise_weights", (3, 3, 640, 1)),
+]
+LEFT_OVER = [
+    "FeatureExtractor/MobilenetV2/expanded_conv_17/expand/weights",
+    f"{EXTRA}_1_Conv2d_6_1x1_64/weights",
+    "BoxPredictor_6/ClassPredictor/biases",
+]
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_missing_variable_is_named(name: str, coco: Arrays) -> None:
+    assert name in coco
+    arrays = {key: array for key, array in coco.items() if key != name}
+    with pytest.raises(WeightsError, match=f"^the file: lacks the variable {re.escape(name)}$"):
+        import_detector(Variables(arrays, "the file"))
+
+
+@pytest.mark.parametrize(("name", "shape"), MISSHAPEN)
+def test_a_misshapen_variable_is_named(name: str, shape: tuple[int, ...], coco: Arrays) -> None:
+    assert name in coco
+    arrays = {**coco, name: np.zeros(shape, np.float32)}
+    with pytest.raises(WeightsError, match=f"^the file: {re.escape(f'{name} is {shape}')}"):
+        import_detector(Variables(arrays, "the file"))
+
+
+@pytest.mark.parametrize("name", LEFT_OVER)
+def test_a_variable_left_over_is_named(name: str, coco: Arrays) -> None:
+    arrays = {**coco, name: np.zeros((7,), np.float32)}
+    with pytest.raises(WeightsError, match=rf"^the file: {re.escape(name)} \(7,\) has no place"):
+        import_detector(Variables(arrays, "the file"))
+
+
+def test_a_classifier_is_no_detector(shared: Path) -> None:
+    variables = read_variables(shared / "weights/tf_mobilenet_v2_1.0_224.safetensors")
+    with pytest.raises(WeightsError, match="no variables of FeatureExtractor/MobilenetV2 or"):
+        import_detector(variables)
