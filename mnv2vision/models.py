@@ -9,9 +9,14 @@ from mnv2vision.classification.model import Classifier
 from mnv2vision.detection.model import SSDLite
 from mnv2vision.errors import ConfigError, check_names, keyword_names
 from mnv2vision.preprocessing import Preprocessing, as_pair
+from mnv2vision.segmentation.model import DeepLabV3
 from mnv2vision.vision_model import VisionModel
 
-MODELS: dict[str, type[Classifier | SSDLite]] = {"classification": Classifier, "detection": SSDLite}
+MODELS: dict[str, type[Classifier | SSDLite | DeepLabV3]] = {
+    "classification": Classifier,
+    "detection": SSDLite,
+    "segmentation": DeepLabV3,
+}
 
 
 def create_model(
@@ -27,14 +32,15 @@ def create_model(
     """Create a model with random weights.
 
     Args:
-        task: "classification" or "detection".
+        task: "classification", "detection" or "segmentation".
         backbone: See `create_backbone`.
         num_classes: Number of classes; that of `names`, or of the task's standard data set, if None.
         names: Class names by label.
         image_size: A side, or (height, width), of the network's input in pixels; overrides the preprocessing's.
         preprocessing: How the model wants its images; ImageNet's mean and deviation by default.
         **options: Of the backbone (`width`, `padding`, …) and of the head: classification `dropout`; detection `head`,
-            `reduce_lowest`, `scores`, `nms_iou`.
+            `reduce_lowest`, `scores`, `nms_iou`; segmentation `head`, `atrous_rates`, `head_channels`, `head_norm_eps`,
+            `head_activation`, `dropout`.
 
     Returns:
         The model; `model(images)` takes normalised float images (N, 3, H, W).
@@ -58,8 +64,9 @@ def create_model(
     backbone_options = {key: value for key, value in options.items() if key not in head_keys}
     valid = [*keyword_names(BACKBONES[backbone]), *(key for key in keyword_names(head) if key != "num_classes")]
     check_names(valid, options, f"option of a {task} model with {backbone}")
+    defaults = {"taps": head.default_taps(backbone, options), "output_stride": head.default_output_stride}
     model = head(
-        create_backbone(backbone, **({"taps": head.default_taps.get(backbone)} | backbone_options)),
+        create_backbone(backbone, **(defaults | backbone_options)),
         num_classes=num_classes,
         **{key: options[key] for key in head_keys},
     )

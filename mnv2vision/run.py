@@ -29,9 +29,11 @@ from mnv2vision.data.transforms import EvaluationTransform
 from mnv2vision.errors import ConfigError, DataError, WeightsError, keyword_names
 from mnv2vision.models import MODELS, create_model
 from mnv2vision.preprocessing import as_pair
+from mnv2vision.segmentation.model import DeepLabV3
 from mnv2vision.tasks.base import Task, TrainingOptions
 from mnv2vision.tasks.classification import ClassificationTask
 from mnv2vision.tasks.detection import DetectionTask
+from mnv2vision.tasks.segmentation import SegmentationTask
 from mnv2vision.training.callbacks import (
     AtomicCheckpointIO,
     Averaging,
@@ -48,7 +50,11 @@ from mnv2vision.weights import file
 
 log = logging.getLogger(__name__)
 
-TASKS: dict[str, type[Task]] = {"classification": ClassificationTask, "detection": DetectionTask}
+TASKS: dict[str, type[Task]] = {
+    "classification": ClassificationTask,
+    "detection": DetectionTask,
+    "segmentation": SegmentationTask,
+}
 RECOVERY_IMAGES = 80
 SHOWN_IMAGES = 24
 
@@ -130,6 +136,10 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     run_dir = _run_dir(config, "eval")
     if config["model"]["image_size"] is not None:
         model.preprocessing = replace(model.preprocessing, image_size=as_pair(config["model"]["image_size"]))
+    if config["model"]["output_stride"] is not None:
+        if not isinstance(model, DeepLabV3):
+            raise ConfigError(f"model.output_stride is for segmentation, not for a model of {model.task}")
+        model.set_output_stride(config["model"]["output_stride"])
     kind = TASKS[model.task]
     source = kind.adapt(create_source(config["dataset"], "val", kind.target), model)
     data = DataModule(

@@ -1,5 +1,6 @@
 """What the models of all tasks have in common."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import nn
@@ -22,10 +23,19 @@ class VisionModel(nn.Module):
     """That of the task's standard data set."""
     default_image_size: ClassVar[int]
     default_resize: ClassVar[str]
-    default_taps: ClassVar[dict[str, tuple[str, ...]]]
-    """By backbone; its deepest features where it is not listed."""
-    class_layers: ClassVar[str]
-    """Prefix of the parameters that are of no use for other classes."""
+    default_output_stride: ClassVar[int] = 32
+    class_layers: ClassVar[tuple[str, ...]]
+    """Prefixes of the parameters that are of no use for other classes."""
+
+    @classmethod
+    def default_taps(cls, backbone: str, options: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The features the head is put on; None for the deepest.
+
+        Args:
+            backbone: Its name.
+            options: Of the model.
+        """
+        return None
 
     backbone: Backbone
     config: dict[str, Any]

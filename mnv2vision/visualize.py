@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -116,6 +117,40 @@ def draw_boxes(
         ink = "black" if sum(c * w for c, w in zip(color, (0.3, 0.6, 0.1), strict=True)) > 130 else "white"
         draw.text((box[0] + 2, max(0, box[1] - size - 3)), text, fill=ink, font=font)
     return np.asarray(picture)
+
+
+def overlay(
+    image: NDArray[np.uint8], mask: NDArray[np.uint8], colors: NDArray[np.uint8], opacity: float = 0.6
+) -> NDArray[np.uint8]:
+    """Colour the pixels of an image (H, W, 3) by their labels (H, W); label 0, the background, stays as it is."""
+    share = np.where(mask == 0, 0.0, opacity)[..., None]
+    return np.asarray(image * (1 - share) + colors[mask] * share, np.uint8)
+
+
+def overlay_sheet(
+    examples: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], names: Sequence[str], path: Path
+) -> None:
+    """Draw images of one size with their label maps, side by side, with a legend of the labels that occur.
+
+    Args:
+        examples: Images (H, W, 3) and label maps (H, W).
+        names: Class names by label.
+        path: The PNG file.
+    """
+    colors = palette(256)
+    columns = 6
+    rows = -(-len(examples) // columns)
+    figure = Figure(figsize=(2.0 * columns, 2.1 * rows + 0.6), layout="constrained")
+    seen: set[int] = set()
+    for index, (image, mask) in enumerate(examples):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        axes.imshow(overlay(image, mask, colors))
+        axes.set_axis_off()
+        seen.update(np.unique(mask).tolist())
+    handles = [Patch(color=colors[label] / 255, label=names[label]) for label in sorted(seen - {0})]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), fontsize=9)
+    _write(figure, path)
 
 
 def precision_recall(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], path: Path) -> None:

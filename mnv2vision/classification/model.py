@@ -1,7 +1,5 @@
 """Image classification: pooled features and a linear classifier."""
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,8 +18,7 @@ class Classifier(VisionModel):
     default_num_classes = 1000
     default_image_size = 224
     default_resize = "crop"
-    class_layers = "classifier."
-    default_taps: ClassVar[dict[str, tuple[str, ...]]] = {}
+    class_layers = ("classifier.",)
 
     def __init__(self, backbone: Backbone, *, num_classes: int, dropout: float = 0.2) -> None:
         """Put a classifier on a backbone.

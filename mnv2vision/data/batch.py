@@ -35,6 +35,7 @@ class Batch:
         boxes: (N, M, 4) float32 (x1, y1, x2, y2) in 0..1 of the images, padded; for training a detector.
         box_labels: (N, M) int64.
         box_kinds: (N, M) uint8, see `BoxKind`.
+        masks: (N, H, W) uint8, 255 = ignore; for training a segmentation model.
         truth: N samples without their images, with the targets at the photos' own sizes; for evaluation.
         skipped: Messages about unreadable files that were replaced, with data.on_error=skip.
         error: What stops the run; raised in the main process, where it can be told in one line.
@@ -46,6 +47,7 @@ class Batch:
     boxes: Tensor | None = None
     box_labels: Tensor | None = None
     box_kinds: Tensor | None = None
+    masks: Tensor | None = None
     truth: list[Sample] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     error: str | None = None
@@ -59,7 +61,7 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        for name in ("images", "labels", "boxes", "box_labels", "box_kinds"):
+        for name in ("images", "labels", "boxes", "box_labels", "box_kinds", "masks"):
             if (tensor := getattr(self, name)) is not None:
                 setattr(self, name, function(tensor))
         return self
@@ -181,6 +183,10 @@ def collate(samples: Sequence[Sample], skipped: list[str]) -> Batch:
         batch.truth = [replace(sample, image=_NO_IMAGE) for sample in samples]
     elif all(sample.boxes is not None for sample in samples):
         _pad_boxes(batch, samples)
+    else:
+        masks = [sample.mask for sample in samples if sample.mask is not None and sample.mask.shape == images.shape[2:]]
+        if len(masks) == len(samples):
+            batch.masks = torch.from_numpy(np.stack(masks))
     labels = [sample.label for sample in samples if sample.label is not None]
     if len(labels) == len(samples):
         batch.labels = torch.tensor(labels)

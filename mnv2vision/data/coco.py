@@ -35,7 +35,13 @@ class Coco:
     targets: frozenset[str] = frozenset({"boxes"})
 
     def __init__(
-        self, root: str | os.PathLike[str], split: str, *, year: int | None = 2017, classes: Sequence[str] | None = None
+        self,
+        root: str | os.PathLike[str],
+        split: str,
+        *,
+        year: int | None = 2017,
+        classes: Sequence[str] | None = None,
+        outlines: bool = False,
     ) -> None:
         """Read the annotation file.
 
@@ -44,6 +50,7 @@ class Coco:
             split: "train", "val" or another.
             year: Of the file names; they may also do without.
             classes: The categories to keep, by name, in the order of their labels; all by default, by rising id.
+            outlines: Keep the objects' outlines, too, which take much memory; see `Coco.outlines`.
 
         Raises:
             DataError: Naming the file and the key, annotation or image at fault.
@@ -69,6 +76,7 @@ class Coco:
             raise DataError(f"{where}: {len(images) - len(index)} images have the id of another")
         self._files = [_inside(str(_value(item, "file_name", where)), where) for item in images]
         self._sizes = np.array([_size(item, where) for item in images], np.float64).reshape(-1, 2)
+        self._keeps_outlines = outlines
         self._fill(annotations, index, by_id, where)
 
     def _fill(
@@ -99,6 +107,8 @@ class Coco:
         self._labels = np.array([row[1] for row in rows], np.int64)[kept]
         self._crowd = np.array([bool(row[2].get("iscrowd", 0)) for row in rows], np.bool_)[kept]
         self._starts = np.searchsorted(of_image[kept], np.arange(len(self._ids) + 1))
+        if self._keeps_outlines:
+            self._outlines = [row[2].get("segmentation", []) for row, keep in zip(rows, kept, strict=True) if keep]
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -119,6 +129,10 @@ class Coco:
             difficult=np.zeros(own.stop - own.start, np.bool_),
             areas=self._areas[own],
         )
+
+    def outlines(self, index: int) -> list[Any]:
+        """The annotated outlines of an image's objects: polygons, or run-length codes."""
+        return self._outlines[self._starts[index] : self._starts[index + 1]]
 
 
 def check_size(image: NDArray[np.uint8], size: NDArray[np.float64], path: str, annotations: str) -> None:

@@ -1,30 +1,44 @@
 """Data sets by the names they have in configurations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from mnv2vision.data.coco import Coco
+from mnv2vision.data.coco_masks import CocoMasks
 from mnv2vision.data.imagenet import ImageNet, check_same_classes
 from mnv2vision.data.sample import Sample, SampleSource
 from mnv2vision.data.shapes import Shapes
 from mnv2vision.data.voc import Voc
+from mnv2vision.data.voc_masks import VocMasks
 from mnv2vision.errors import ConfigError
 
 Part = Literal["train", "val"]
 
 
-def _imagenet(config: Mapping[str, Any], part: Part) -> SampleSource:
+def _imagenet(config: Mapping[str, Any], part: Part, target: str) -> SampleSource:
     return ImageNet(_root(config, "train/ and val/"), config[f"{part}_split"], classes=config["classes"])
 
 
-def _coco(config: Mapping[str, Any], part: Part) -> SampleSource:
+def _coco(config: Mapping[str, Any], part: Part, target: str) -> SampleSource:
     root = _root(config, "annotations/ and the image folders")
+    if target == "mask":
+        return CocoMasks(
+            root, config[f"{part}_split"], year=config["year"], classes=config["classes"], voc=config["voc_classes"]
+        )
     return Coco(root, config[f"{part}_split"], year=config["year"], classes=config["classes"])
 
 
-def _voc(config: Mapping[str, Any], part: Part) -> SampleSource:
-    root = _root(config, "VOC2012/, or with Annotations/ itself")
+def _voc(config: Mapping[str, Any], part: Part, target: str) -> SampleSource:
+    root = _root(config, "VOC2012/, or with JPEGImages/ itself")
+    if target == "mask":
+        return VocMasks(
+            root,
+            config[f"{part}_split"],
+            year=config["year"],
+            classes=config["classes"],
+            **{key: config[key] for key in ("void", "colors", "sbd")},
+        )
     return Voc(root, config[f"{part}_split"], year=config["year"], classes=config["classes"])
 
 
@@ -34,11 +48,21 @@ def _root(config: Mapping[str, Any], content: str) -> str:
     return str(config["root"])
 
 
-def _shapes(config: Mapping[str, Any], part: Part) -> SampleSource:
-    return Shapes(part, size=config[f"{part}_size"], image_size=config["image_size"], seed=config["seed"])
+def _shapes(config: Mapping[str, Any], part: Part, target: str) -> SampleSource:
+    options = {key: config[key] for key in ("image_size", "seed", "max_objects")}
+    shapes = Shapes(part, size=config[f"{part}_size"], **options)
+    if target == "mask":
+        shapes.names = shapes.mask_names
+    return shapes
 
 
-_DATASETS = {"coco": _coco, "imagenet": _imagenet, "shapes": _shapes, "voc": _voc}
+_Create = Callable[[Mapping[str, Any], Part, str], SampleSource]
+_DATASETS: dict[str, tuple[_Create, tuple[str, ...]]] = {
+    "coco": (_coco, ("boxes", "mask")),
+    "imagenet": (_imagenet, ("label",)),
+    "shapes": (_shapes, ("boxes", "label", "mask")),
+    "voc": (_voc, ("boxes", "mask")),
+}
 
 
 def create_source(config: Mapping[str, Any], part: Part, target: str) -> SampleSource:
@@ -52,11 +76,10 @@ def create_source(config: Mapping[str, Any], part: Part, target: str) -> SampleS
     Raises:
         ConfigError: If the data set has no such target.
     """
-    source = _DATASETS[config["name"]](config, part)
-    if target not in source.targets:
-        offers = ", ".join(sorted(source.targets))
-        raise ConfigError(f"dataset={config['name']} offers {offers}, but the task needs {target}")
-    return source
+    create, offers = _DATASETS[config["name"]]
+    if target not in offers:
+        raise ConfigError(f"dataset={config['name']} offers {', '.join(offers)}, but the task needs {target}")
+    return create(config, part, target)
 
 
 def check_parts(train: SampleSource, val: SampleSource) -> None:

@@ -64,7 +64,9 @@ class Voc:
             DataError: Naming the file, and its line, that is missing or cannot be right.
         """
         self._entries = [
-            (folder, image_id) for folder, name in split_folders(root, split, year) for image_id in _list(folder, name)
+            (folder, image_id)
+            for folder, name in split_folders(root, split, year)
+            for image_id in read_list(folder, "Main", name)
         ]
         ids = [image_id for _, image_id in self._entries]
         if len(set(ids)) < len(ids):
@@ -74,7 +76,7 @@ class Voc:
         self.names = tuple(classes) if classes is not None else self._discover(annotations)
         if len(set(self.names)) < len(self.names) or not self.names:
             raise DataError(f"{root}: `classes` must name one class or more, and none twice: {few(self.names, 20)}")
-        self._paths = [_image_path(folder, image_id) for folder, image_id in self._entries]
+        self._paths = [image_path(folder / "JPEGImages", image_id) for folder, image_id in self._entries]
         known = {name for annotation in annotations for name in {item.name for item in annotation.objects}}
         if classes is not None and not known.intersection(classes):
             raise DataError(f"{root}: {split} has no object of {few(self.names)}; it has {few(sorted(known), 20)}")
@@ -141,15 +143,16 @@ def split_folders(root: str | os.PathLike[str], split: str, year: int) -> Iterat
         raise DataError(f"{top}: the data set's root folder does not exist")
     for part in split.split("+"):
         given, _, name = part.rpartition("/")
-        folder = top if (top / "Annotations").is_dir() and not given else top / f"VOC{given or year}"
+        folder = top if (top / "JPEGImages").is_dir() and not given else top / f"VOC{given or year}"
         if not folder.is_dir():
             there = sorted(path.name for path in top.iterdir() if path.is_dir())
             raise DataError(f"{folder}: there is no such folder; {top} holds {few(there) or 'none'}")
         yield folder, name
 
 
-def _list(folder: Path, split: str) -> list[str]:
-    path = folder / "ImageSets" / "Main" / f"{split}.txt"
+def read_list(folder: Path, kind: str, split: str) -> list[str]:
+    """The image ids of a list in `ImageSets/<kind>`."""
+    path = folder / "ImageSets" / kind / f"{split}.txt"
     try:
         # Lists of a single class have a second column.
         ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
@@ -193,12 +196,13 @@ def _read(path: Path) -> _Annotation:
     return _Annotation((height, width) if known else (0, 0), objects)
 
 
-def _image_path(folder: Path, image_id: str) -> Path:
+def image_path(folder: Path, image_id: str) -> Path:
+    """The file of an image, whatever its extension."""
     for extension in _EXTENSIONS:
-        path = folder / "JPEGImages" / f"{image_id}{extension}"
+        path = folder / f"{image_id}{extension}"
         if path.is_file():
             return path
-    raise DataError(f"{folder / 'JPEGImages' / image_id}: there is no image ({' '.join(_EXTENSIONS[:3])})")
+    raise DataError(f"{folder / image_id}: there is no image ({' '.join(_EXTENSIONS[:3])})")
 
 
 def _size_of(path: Path) -> tuple[float, float]:

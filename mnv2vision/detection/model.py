@@ -1,6 +1,8 @@
 """SSDLite on any backbone of the house (paper, section 6.2)."""
 
-from typing import ClassVar, NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,10 +10,18 @@ from torch import Tensor
 from mnv2vision.backbones import Backbone
 from mnv2vision.backbones.layers import check_choice
 from mnv2vision.detection.anchors import anchors_per_cell, make_anchors
-from mnv2vision.detection.head import EXTRA_CHANNELS, Kind, SSDHead
+from mnv2vision.detection.head import EXTRA_CHANNELS, Kind, Predictor, SSDHead
 from mnv2vision.detection.loss import Scores
 from mnv2vision.errors import ConfigError
 from mnv2vision.vision_model import VisionModel
+
+# Where TensorFlow's feature extractors tap; MobileNetV2's first is the expansion that the paper names (layer 15).
+_TAPS = {
+    "mobilenet_v1": ("block10", "block12"),
+    "mobilenet_v2": ("block13.expand", "last"),
+    "mobilenet_v3_large": ("block12.expand", "last"),
+    "mobilenet_v3_small": ("block8.expand", "last"),
+}
 
 
 class RawDetections(NamedTuple):
@@ -32,14 +42,7 @@ class SSDLite(VisionModel):
     default_num_classes = 80
     default_image_size = 320
     default_resize = "stretch"
-    class_layers = "head.classes."
-    default_taps: ClassVar[dict[str, tuple[str, ...]]] = {
-        "mobilenet_v1": ("block10", "block12"),
-        "mobilenet_v2": ("block13.expand", "last"),
-        "mobilenet_v3_large": ("block12.expand", "last"),
-        "mobilenet_v3_small": ("block8.expand", "last"),
-    }
-    """Where TensorFlow's feature extractors tap; the first is the expansion that the paper names (layer 15)."""
+    class_layers = ("head.classes.",)
 
     def __init__(
         self,
@@ -79,6 +82,24 @@ class SSDLite(VisionModel):
             width=backbone.width,
             options=backbone.options,
         )
+
+        self._initialize_classes()
+
+    @torch.no_grad()
+    def _initialize_classes(self) -> None:
+        """Begin with the scores that say nothing: of four anchors that count in the loss, one shows some object."""
+        background, shown = 3 / 4, 1 / (4 * self.head.num_columns - 4)
+        for predictor in self.head.classes:
+            assert isinstance(predictor, Predictor)
+            assert predictor.conv.bias is not None
+            bias = predictor.conv.bias.view(-1, self.head.num_columns)
+            bias[:, 0] = math.log(background / (1 - background)) if self.scores == "sigmoid" else math.log(background)
+            bias[:, 1:] = math.log(shown / (1 - shown)) if self.scores == "sigmoid" else math.log(shown)
+
+    @classmethod
+    def default_taps(cls, backbone: str, options: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """One map of stride 16 and one of stride 32."""
+        return _TAPS[backbone]
 
     def forward(self, images: Tensor) -> RawDetections:
         """Raw predictions for normalised images (N, 3, H, W)."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -10,11 +11,14 @@ from mnv2vision.backbones.layers import ConvNormAct
 from mnv2vision.classification.model import Classifier
 from mnv2vision.data.coco_categories import COCO_CATEGORIES
 from mnv2vision.data.imagenet import imagenet_names
+from mnv2vision.data.voc_masks import MASK_NAMES
 from mnv2vision.detection.head import Predictor
 from mnv2vision.detection.model import SSDLite
 from mnv2vision.errors import ConfigError, WeightsError, check_keywords
 from mnv2vision.models import create_model
 from mnv2vision.preprocessing import Preprocessing
+from mnv2vision.segmentation.head import AsppHead
+from mnv2vision.segmentation.model import DeepLabV3
 from mnv2vision.vision_model import VisionModel
 from mnv2vision.weights.tensorflow_variables import Variables, architecture, assign, layers_by_scope, read_variables
 
@@ -134,7 +138,71 @@ def _assign_predictor(
     predictor.conv.bias.copy_(biases[:, columns].flatten())
 
 
-_IMPORTERS: dict[str, Callable[..., VisionModel]] = {"classification": import_classifier, "detection": import_detector}
+def import_segmenter(
+    variables: Variables, *, names: Sequence[str] = (), image_size: int = 513, output_stride: int = 8
+) -> VisionModel:
+    """Build a model of TensorFlow's DeepLab: mobilenetv2_coco_voc_trainaug and its like, of width 1.0 or 0.5.
+
+    Args:
+        variables: Of MobileNetV2 or V1 with DeepLabv3's head; batch norm may be folded into weights and biases.
+        names: Class names; VOC's where the file has 21 classes.
+        image_size: Side of the network's input, which the variables do not tell.
+        output_stride: Likewise; the released graphs run at 8.
+
+    Raises:
+        WeightsError: Naming a variable that is missing, left over or misshapen.
+    """
+    options, scope = _architecture_of_segmenter(variables)
+    shape = variables.shape("logits/semantic/biases")
+    if shape is None or len(shape) != 1:
+        raise WeightsError(f"{variables.source}: lacks the variable logits/semantic/biases (classes,)")
+    if not names and shape[0] == len(MASK_NAMES):
+        names = MASK_NAMES
+    if names and len(names) != shape[0]:
+        raise ConfigError(f"names: {len(names)} names, but {variables.source} has {shape[0]} classes")
+    rates = (6, 12, 18) if "aspp1/weights" in variables else ()
+    model = create_model(
+        "segmentation",
+        num_classes=shape[0],
+        names=names,
+        preprocessing=replace(PREPROCESSING, image_size=(image_size, image_size), resize="letterbox"),
+        atrous_rates=rates,
+        head_norm_eps=1e-5,
+        head_activation="relu6",
+        output_stride=output_stride,
+        **options,
+    )
+    assert isinstance(model, DeepLabV3)
+    head = model.head
+    assert isinstance(head, AsppHead)
+    for key, layer in layers_by_scope(model.backbone, scope):
+        assign(layer, key, variables)
+    named = {"image_pooling": head.pooling, "aspp0": head.pointwise, "concat_projection": head.project}
+    for key, branch in {**named, **{f"aspp{i}": layer for i, layer in enumerate(head.atrous, 1)}}.items():
+        assert isinstance(branch, ConvNormAct)
+        assign(branch, key, variables)
+    with torch.no_grad():
+        classifier = head.classifier
+        assert classifier.bias is not None
+        classifier.weight.copy_(variables.take("logits/semantic/weights", classifier.weight, (3, 2, 0, 1)))
+        classifier.bias.copy_(variables.take("logits/semantic/biases", classifier.bias))
+    variables.check_all_taken()
+    return model.eval()
+
+
+def _architecture_of_segmenter(variables: Variables) -> tuple[dict[str, Any], str]:
+    try:
+        return architecture(variables)
+    except WeightsError:
+        # DeepLab's model of width 0.5 does not round channels to multiples of 8: 24 becomes 12.
+        return architecture(variables, divisor=1)
+
+
+_IMPORTERS: dict[str, Callable[..., VisionModel]] = {
+    "classification": import_classifier,
+    "detection": import_detector,
+    "segmentation": import_segmenter,
+}
 
 
 def convert(task: str, path: str | os.PathLike[str], **options: object) -> VisionModel:

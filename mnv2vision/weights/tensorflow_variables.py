@@ -169,7 +169,7 @@ def architecture(variables: Variables, prefix: str = "", *, divisor: int | None 
             continue
         for width in _WIDTHS[name]:
             options: dict[str, Any] = {"width": width, "padding": "tf", "norm_eps": 1e-3, "norm_momentum": 0.003}
-            if divisor is not None:
+            if divisor is not None and name == "mobilenet_v2":
                 options["divisor"] = divisor
             with torch.device("meta"):
                 backbone = create_backbone(name, **options)

@@ -1,0 +1,131 @@
+"""Intersection over union from one confusion matrix over the data set, at the photos' own sizes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2vision.data.sample import IGNORE_INDEX
+from mnv2vision.distributed import gather
+
+
+class ClassIou(NamedTuple):
+    """A class's pixels in the ground truth, and how well they are found; None where it does not occur at all."""
+
+    name: str
+    pixels: int
+    IoU: float | None
+    recall: float | None
+    precision: float | None
+
+
+class ImageScore(NamedTuple):
+    """An image's mean IoU over the classes that occur in its ground truth or prediction."""
+
+    image_id: int | str
+    mIoU: float
+    pixel_accuracy: float
+
+
+class SegmentationEvaluator:
+    """Counts pixels by actual and predicted class; what is to be ignored counts for nothing, an image counts once.
+
+    Attributes:
+        names: Class names by label.
+        confusion: (C, C) int64 by actual and predicted class, of all processes after `compute`.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        count = len(self.names)
+        self._own: NDArray[np.int64] = np.zeros((count, count), np.int64)
+        self._scores: dict[int | str, ImageScore] = {}
+        self.confusion: NDArray[np.int64] = self._own
+        self._worst: list[ImageScore] = []
+
+    def update(
+        self,
+        predictions: Sequence[NDArray[np.uint8]],
+        targets: Sequence[NDArray[np.uint8]],
+        image_ids: Sequence[int | str],
+    ) -> None:
+        """Add images.
+
+        Args:
+            predictions: Label maps (H, W), each of its photo's size.
+            targets: What is right, of the same sizes, with 255 for pixels that do not count.
+            image_ids: Their identifiers.
+        """
+        for predicted, actual, image_id in zip(predictions, targets, image_ids, strict=True):
+            if image_id in self._scores:
+                continue
+            counts = confusion_matrix(actual, predicted, len(self.names))
+            self._own += counts
+            ious = class_ious(counts)
+            total = counts.sum()
+            score = float(np.nanmean(ious)) if total else float("nan")
+            accuracy = float(np.trace(counts) / total) if total else float("nan")
+            self._scores[image_id] = ImageScore(image_id, score, accuracy)
+
+    def compute(self) -> dict[str, float]:
+        """Metrics in 0..1 over the images of all processes; NaN without pixels that count.
+
+        `mIoU` is VOC's: the mean over the classes that occur in the ground truth or in a prediction. `mIoU_present`
+        leaves out classes that do not occur in the ground truth. `mean_accuracy` is the mean recall of classes.
+        """
+        parts = gather((self._own, self._scores))
+        self.confusion = np.sum([part[0] for part in parts], axis=0)
+        scores = {key: score for part in parts for key, score in part[1].items()}
+        ranked = [score for score in scores.values() if score.mIoU == score.mIoU]
+        self._worst = sorted(ranked, key=lambda score: (score.mIoU, str(score.image_id)))
+        ious = class_ious(self.confusion)
+        actual = self.confusion.sum(1)
+        right = np.diag(self.confusion)
+        nan = float("nan")
+        if not actual.sum():
+            return dict.fromkeys(("mIoU", "mIoU_present", "pixel_accuracy", "mean_accuracy"), nan)
+        present = actual > 0
+        return {
+            "mIoU": float(np.nanmean(ious)),
+            "mIoU_present": float(ious[present].mean()),
+            "pixel_accuracy": float(right.sum() / actual.sum()),
+            "mean_accuracy": float((right[present] / actual[present]).mean()),
+        }
+
+    def per_class(self) -> list[ClassIou]:
+        """A row per class, after `compute`."""
+        ious = class_ious(self.confusion)
+        right, actual, predicted = np.diag(self.confusion), self.confusion.sum(1), self.confusion.sum(0)
+        return [
+            ClassIou(
+                name,
+                int(actual[label]),
+                float(ious[label]) if actual[label] or predicted[label] else None,
+                float(right[label] / actual[label]) if actual[label] else None,
+                float(right[label] / predicted[label]) if predicted[label] else None,
+            )
+            for label, name in enumerate(self.names)
+        ]
+
+    def worst(self, count: int = 20) -> list[ImageScore]:
+        """The images with the lowest mean IoU, after `compute`."""
+        return self._worst[:count]
+
+
+def confusion_matrix(actual: NDArray[np.uint8], predicted: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
+    """(C, C) counts of the pixels that count; labels are in 0..C-1."""
+    counted = actual != IGNORE_INDEX
+    pairs = actual[counted].astype(np.int64) * num_classes + predicted[counted]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def class_ious(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(C,) intersection over union; NaN for classes that do not occur."""
+    right = np.diag(confusion)
+    union = confusion.sum(0) + confusion.sum(1) - right
+    return np.where(union > 0, right / np.maximum(union, 1), np.nan)
