@@ -18,11 +18,15 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python tools/train.py recipe=shapes run_dir=$(DEMO)/train
-	$(BIN)/python tools/eval.py checkpoint=$(DEMO)/train/model.safetensors run_dir=$(DEMO)/eval
+	$(BIN)/python tools/train.py recipe=shapes task=detection run_dir=$(DEMO)/train
+	$(BIN)/python tools/eval.py task=detection checkpoint=$(DEMO)/train/model.safetensors run_dir=$(DEMO)/eval
+	$(BIN)/python -c "from PIL import Image; from mnv2vision.data.shapes import Shapes; \
+		[Image.fromarray(Shapes('val', 8, 256)[i].image).save('$(DEMO)/%d.png' % i) for i in range(8)]"
+	$(BIN)/python tools/predict.py checkpoint=$(DEMO)/train/model.safetensors images='$(DEMO)/*.png' \
+		output=$(DEMO)/predictions
 	@echo
-	@echo "figures:  $(DEMO)/train/metrics.json, metrics.csv"
-	@echo "pictures: $(DEMO)/eval/predictions.png, confusion.png"
+	@echo "figures:  $(DEMO)/train/metrics.json, metrics.csv, $(DEMO)/eval/per_class.csv"
+	@echo "pictures: $(DEMO)/eval/predictions.png, precision_recall.png, $(DEMO)/predictions/"
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

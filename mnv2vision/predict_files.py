@@ -19,7 +19,8 @@ from mnv2vision.atomic import atomic_path, write_text
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.data.folder_index import EXTENSIONS
 from mnv2vision.errors import ConfigError, DataError
-from mnv2vision.predictor import Classification, Prediction, Predictor
+from mnv2vision.predictor import Classification, Prediction, Predictor, Segmentation
+from mnv2vision.segmentation.inference import InferenceOptions
 from mnv2vision.weights.file import load
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def predict_files(
     output: str,
     top: int,
     threshold: float,
+    inference: dict[str, Any],
     batch_size: int,
     device: str | None,
 ) -> None:
@@ -63,6 +65,7 @@ def predict_files(
         output: The folder to write to.
         top: Classes to write per image (classification).
         threshold: From which score on objects are written (detection).
+        inference: Arguments of `InferenceOptions` (segmentation); its masks are written beside the pictures.
         batch_size: Images at a time.
         device: Where to run; None for the GPU if there is one.
     """
@@ -71,7 +74,13 @@ def predict_files(
     if not 0 <= threshold <= 1:
         raise ConfigError(f"threshold={threshold} is not in 0..1")
     paths = find_images(images)
-    predictor = Predictor(load(checkpoint), device=device, batch_size=batch_size, score_threshold=threshold)
+    predictor = Predictor(
+        load(checkpoint),
+        device=device,
+        batch_size=batch_size,
+        score_threshold=threshold,
+        inference=InferenceOptions(**inference),
+    )
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     # Absolute, so that ../photos is not written outside the folder, nor mixed with /data/photos.
@@ -87,6 +96,9 @@ def predict_files(
             name = str(absolute[path].relative_to(common))  # a.png becomes a.png.jpg: there may be an a.jpg
             with atomic_path(folder / (name if path.suffix == ".jpg" else f"{name}.jpg")) as temporary:
                 picture.save(temporary, format="JPEG", quality=92)
+            if isinstance(prediction, Segmentation):
+                with atomic_path(folder / f"{name}.mask.png") as temporary:
+                    visualize.label_image(prediction.mask).save(temporary, format="PNG")
     data = [{"image": str(record.path), record.key: record.entries} for record in records]
     write_text(folder / "predictions.json", json.dumps(data, indent=1) + "\n")
     table = io.StringIO()
@@ -115,6 +127,13 @@ def _describe(photo: NDArray[np.uint8], prediction: Prediction, top: int) -> tup
         rows = [[rank, name, f"{score:.6f}"] for rank, (name, score) in enumerate(best, 1)]
         entries = [{"name": name, "score": score} for name, score in best]
         return picture, (("rank", "name", "score"), rows, "classes", entries)
+    if isinstance(prediction, Segmentation):
+        shares = prediction.shares()
+        drawn = visualize.overlay(photo, prediction.mask, visualize.palette(256))
+        picture = visualize.caption(drawn, [f"{share:6.1%}  {name}" for name, share in shares[:6]])
+        rows = [[name, f"{share:.6f}"] for name, share in shares]
+        entries = [{"name": name, "share": share} for name, share in shares]
+        return picture, (("name", "share"), rows, "classes", entries)
     names = [prediction.names[label] for label in prediction.labels]
     scores, boxes = prediction.scores.tolist(), prediction.boxes.tolist()
     texts = [f"{name} {score:.0%}" for name, score in zip(names, scores, strict=True)]

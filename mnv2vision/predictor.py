@@ -17,6 +17,7 @@ from mnv2vision.detection.model import SSDLite
 from mnv2vision.detection.postprocess import detect
 from mnv2vision.detection.results import to_photos
 from mnv2vision.errors import ConfigError, DataError
+from mnv2vision.segmentation.inference import InferenceOptions, probabilities, sliding_window, to_masks
 from mnv2vision.vision_model import VisionModel
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -60,7 +61,26 @@ class Detection:
         return len(self.labels)
 
 
-Prediction = Classification | Detection
+@dataclass(frozen=True)
+class Segmentation:
+    """A photo's classes by pixel.
+
+    Attributes:
+        mask: (H, W) uint8 labels, of the photo's size.
+        names: Class names by label.
+    """
+
+    mask: NDArray[np.uint8]
+    names: tuple[str, ...]
+
+    def shares(self) -> list[tuple[str, float]]:
+        """The classes that occur, with their share of the photo's pixels, largest first."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.names))
+        order = np.argsort(-counts, kind="stable")
+        return [(self.names[label], float(counts[label] / self.mask.size)) for label in order if counts[label]]
+
+
+Prediction = Classification | Detection | Segmentation
 
 
 class Predictor:
@@ -73,6 +93,7 @@ class Predictor:
         device: str | torch.device | None = None,
         batch_size: int = 16,
         score_threshold: float = 0.3,
+        inference: InferenceOptions | None = None,
     ) -> None:
         """Prepare a copy of the model.
 
@@ -81,12 +102,14 @@ class Predictor:
             device: Where to run; the GPU if there is one, by default.
             batch_size: Images at a time, where a list is given.
             score_threshold: Of detections, in 0..1: those with less are dropped.
+            inference: Of segmentation: scales, flips and windows.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} must be at least 1")
         if not 0 <= score_threshold <= 1:
             raise ConfigError(f"score_threshold={score_threshold} is not in 0..1")
         self.score_threshold = score_threshold
+        self.inference = inference or InferenceOptions()
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             torch.empty(0, device=self.device)
@@ -113,7 +136,7 @@ class Predictor:
             images: A path, a PIL image or an (H, W, 3) uint8 RGB array; or a list of them.
 
         Returns:
-            A `Classification` or `Detection`, as the model's task is; or a list of them.
+            A `Classification`, `Detection` or `Segmentation`, as the model's task is; or a list of them.
 
         Raises:
             DataError: Naming the image that cannot be used.
@@ -129,12 +152,25 @@ class Predictor:
     @torch.inference_mode()
     def _predict(self, images: Sequence[ImageLike]) -> Sequence[Prediction]:
         photos = [as_array(image) for image in images]
+        if self.task == "segmentation" and self.inference.window:
+            return [self._through_windows(photo) for photo in photos]
         prepared = np.stack([self.preprocessing.prepare(photo) for photo in photos])
         batch = torch.from_numpy(prepared).permute(0, 3, 1, 2).to(self.device)
-        raw = self.model(self.preprocessing.normalize(batch))
+        normalized = self.preprocessing.normalize(batch)
+        if self.task == "segmentation":
+            scores = probabilities(self.model, normalized, self.inference)
+            masks = to_masks(scores, self.preprocessing, [photo.shape[:2] for photo in photos])
+            return [Segmentation(mask.cpu().numpy(), self.names) for mask in masks]
+        raw = self.model(normalized)
         if self.task == "detection":
             return self._detections(raw, [photo.shape[:2] for photo in photos])
         return [Classification(scores, self.names) for scores in raw.softmax(1).cpu().numpy()]
+
+    def _through_windows(self, photo: NDArray[np.uint8]) -> Segmentation:
+        image = torch.from_numpy(np.ascontiguousarray(photo)[None]).permute(0, 3, 1, 2).to(self.device)
+        size = self.preprocessing.image_size
+        scores = sliding_window(self.model, self.preprocessing.normalize(image), size, self.inference)
+        return Segmentation(scores[0].argmax(0).to(torch.uint8).cpu().numpy(), self.names)
 
     def _detections(self, raw: Any, sizes: list[tuple[int, int]]) -> list[Detection]:
         model: SSDLite = self.model

@@ -127,6 +127,13 @@ def overlay(
     return np.asarray(image * (1 - share) + colors[mask] * share, np.uint8)
 
 
+def label_image(mask: NDArray[np.uint8]) -> Image.Image:
+    """A palette image of labels (H, W), in VOC's colours."""
+    picture = Image.fromarray(mask)
+    picture.putpalette(palette(256).tobytes())
+    return picture
+
+
 def overlay_sheet(
     examples: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], names: Sequence[str], path: Path
 ) -> None:

@@ -1,34 +1,65 @@
-"""Measure speed against torchvision, as ratios within one run (docs/benchmarks.md).
+"""Measure speed against torchvision and others, as ratios within one run (docs/benchmarks.md).
 
-    python tools/benchmark.py                                   # training step and inference; 2 minutes on two cores
+    python tools/benchmark.py                                   # all three tasks; 6 minutes on two cores
+    python tools/benchmark.py task=detection                    # one of them
     python tools/benchmark.py data=<folder with train/>         # the input pipeline as well, on these photos
 
 Leave the machine alone meanwhile. Ratios above 1 mean that mnv2vision is faster.
 """
 
+import importlib.util
+import os
 import sys
+from collections.abc import Iterator
 
-from mnv2vision import benchmark
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does; read when torch is imported
+
+from mnv2vision import benchmark, benchmark_detection, benchmark_segmentation
+from mnv2vision.benchmark import Result
+
+TASKS = ("classification", "detection", "segmentation")
+
+
+def results(tasks: tuple[str, ...], data: str | None) -> Iterator[Result]:
+    """The comparisons, one after another."""
+    if "classification" in tasks:
+        yield benchmark.inference(1, rounds=15)
+        yield benchmark.inference(32, rounds=7)
+        yield benchmark.training_step(rounds=7)
+        if data is not None:
+            yield benchmark.input_pipeline(data)
+    if "detection" in tasks:
+        yield benchmark_detection.postprocess()
+        yield benchmark_detection.detector()
+        if importlib.util.find_spec("pycocotools"):
+            yield benchmark_detection.coco_evaluation()
+    if "segmentation" in tasks:
+        yield benchmark_segmentation.against_torchvision()
+        if importlib.util.find_spec("segmentation_models_pytorch"):
+            yield benchmark_segmentation.against_smp()
 
 
 def main(arguments: list[str]) -> int:
     """Run the comparisons and print a table."""
-    unknown = [item for item in arguments if not item.startswith("data=")]
-    if unknown:
-        print(f"error: unknown argument {unknown[0]}; valid: data=<folder>", file=sys.stderr)
+    given = dict(item.split("=", 1) for item in arguments if "=" in item)
+    unknown = [item for item in arguments if item.split("=")[0] not in ("data", "task")]
+    if unknown or given.get("task", "detection") not in TASKS:
+        print(f"error: unknown argument {(unknown or arguments)[0]}; valid: data=<folder>, task={'|'.join(TASKS)}")
         return 2
+    tasks = (given["task"],) if "task" in given else TASKS
     print(benchmark.machine())
-    results = [
-        benchmark.inference(1, rounds=15),
-        benchmark.inference(32, rounds=7),
-        benchmark.training_step(rounds=7),
-    ]
-    if arguments:
-        results.append(benchmark.input_pipeline(arguments[-1].removeprefix("data=")))
-    print("| comparison | mnv2vision | torchvision | ratio |\n|---|---|---|---|")
-    for result in results:
+    print("| comparison | mnv2vision | peer | ratio |\n|---|---|---|---|")
+    for result in results(tasks, given.get("data")):
         print(f"| {result.what} | {result.ours * 1e3:.2f} ms | {result.peer * 1e3:.2f} ms | {result.ratio:.2f} |")
-    print(f"\nbetween two epochs, shapes, one reading process: {benchmark.epoch_gap() * 1e3:.0f} ms")
+    print()
+    if "classification" in tasks:
+        print(f"between two epochs, shapes, one reading process: {benchmark.epoch_gap() * 1e3:.0f} ms")
+    if "detection" in tasks:
+        step, loss = benchmark_detection.loss_share()
+        print(f"detection, training step at batch 24: {step:.2f} s, of which matching and loss {loss / step:.1%}")
+    if "segmentation" in tasks:
+        print(f"scales and flips, by the sum of their twelve passes: {benchmark_segmentation.multi_scale():.2f}")
+        print(f"counting pixels, by the time of predicting them: {benchmark_segmentation.evaluator_share():.1%}")
     return 0
 
 

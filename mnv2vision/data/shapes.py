@@ -14,7 +14,7 @@ Float = NDArray[np.float32]
 Image = NDArray[np.uint8]
 
 _SPLITS = {"train": 0, "val": 1}
-_MAX_OBJECTS = 6
+_MAX_OBJECTS = 3
 _TRIES = 5
 _MIN_VISIBLE = 0.25  # of the shape's whole area: what shows less is no fair question
 _MIN_VISIBLE_PIXELS = 12
@@ -22,7 +22,7 @@ _DOMINANCE = 1.5  # the labelling object against all of another class
 _SUPERSAMPLING = 4
 _CANDIDATES = 4  # colours to choose from
 _CONTRAST = 180.0  # to what is behind, summed over the channels
-_HUE_SPREAD = 0.35  # in sixths of the circle: a class prefers a hue, as real things do, and strays to its neighbours'
+_HUE_SPREAD = 0.15  # in sixths of the circle: a class prefers a hue, as real things do
 _TEXTURES = ("gradient", "gradient", "noise", "stripes", "checker")
 _WAVE = np.clip(np.abs(np.arange(256) - 128) * 10 - 512, 0, 255).astype(np.uint8)
 
@@ -59,7 +59,7 @@ class _Object:
 
 
 class Shapes:
-    """One to six (or fewer) overlapping shapes on a textured background, with label, boxes and mask.
+    """One to three overlapping shapes on a textured background, with label, boxes and mask.
 
     A sample is a function of (seed, split, index) alone. One object is clearly the largest, and its class is the
     label: it shows at least 1.5 times the area of any other class. A box holds the whole shape, hidden parts included,
@@ -76,14 +76,7 @@ class Shapes:
     mask_names: tuple[str, ...] = ("background", *_OUTLINES)
     targets: frozenset[str] = frozenset({"label", "boxes", "mask"})
 
-    def __init__(
-        self,
-        split: Literal["train", "val"],
-        size: int = 2000,
-        image_size: int = 160,
-        seed: int = 0,
-        max_objects: int = _MAX_OBJECTS,
-    ) -> None:
+    def __init__(self, split: Literal["train", "val"], size: int = 2000, image_size: int = 160, seed: int = 0) -> None:
         """Choose the samples.
 
         Args:
@@ -91,7 +84,6 @@ class Shapes:
             size: The number of samples.
             image_size: Height and width in pixels.
             seed: Another seed, other samples.
-            max_objects: Of an image, 1 to 6.
 
         Raises:
             ConfigError: If a value cannot work.
@@ -101,10 +93,7 @@ class Shapes:
         for name, value, least in (("size", size, 1), ("image_size", image_size, 48), ("seed", seed, 0)):
             if value < least:
                 raise ConfigError(f"{name} of the shapes must be {least} or more, not {value}")
-        if not 1 <= max_objects <= _MAX_OBJECTS:
-            raise ConfigError(f"max_objects of the shapes is 1 to {_MAX_OBJECTS}, not {max_objects}")
         self.split, self.size, self.image_size, self.seed = split, size, image_size, seed
-        self.max_objects = max_objects
 
     def __len__(self) -> int:
         return self.size
@@ -112,7 +101,7 @@ class Shapes:
     def __getitem__(self, index: int) -> Sample:
         index = range(self.size)[index]
         rng = np.random.default_rng((self.seed, _SPLITS[self.split], index))
-        objects, ids = _layout(rng, self.image_size, self.max_objects)
+        objects, ids = _layout(rng, self.image_size)
         mask_values = np.array([0, *(thing.label + 1 for thing in objects)], np.uint8)
         shown = sorted(objects, key=lambda thing: thing.depth)
         return Sample(
@@ -126,7 +115,7 @@ class Shapes:
         )
 
 
-def _layout(rng: np.random.Generator, size: int, max_objects: int) -> tuple[list[_Object], NDArray[np.intp]]:
+def _layout(rng: np.random.Generator, size: int) -> tuple[list[_Object], NDArray[np.intp]]:
     """Place the objects, the dominant one first, and tell which one each pixel shows (0 is none).
 
     An object slips in at its own depth, so that it may lie under those placed before it. It stays only if every rule
@@ -137,8 +126,8 @@ def _layout(rng: np.random.Generator, size: int, max_objects: int) -> tuple[list
     depths = np.zeros((size, size), np.float32)
     visible = np.zeros(_MAX_OBJECTS + 1, np.intp)
     largest = size * np.exp(rng.uniform(np.log(0.2), np.log(0.45)))
-    for i in range(rng.integers(1, max_objects + 1)):
-        radius = max(largest * rng.uniform(0.2, 0.75), 0.05 * size) if i else largest
+    for i in range(rng.integers(1, _MAX_OBJECTS + 1)):
+        radius = largest * rng.uniform(0.45, 0.8) if i else largest
         label = int(rng.integers(len(_OUTLINES)))
         coverage = _rasterise(tuple(_OUTLINES.values())[label], radius, rng.uniform(0, 2 * np.pi))
         margin = 0.06 if i else 0.3

@@ -49,8 +49,7 @@ def _root(config: Mapping[str, Any], content: str) -> str:
 
 
 def _shapes(config: Mapping[str, Any], part: Part, target: str) -> SampleSource:
-    options = {key: config[key] for key in ("image_size", "seed", "max_objects")}
-    shapes = Shapes(part, size=config[f"{part}_size"], **options)
+    shapes = Shapes(part, size=config[f"{part}_size"], image_size=config["image_size"], seed=config["seed"])
     if target == "mask":
         shapes.names = shapes.mask_names
     return shapes
