@@ -56,6 +56,11 @@ class CocoMasks:
             raise DataError("dataset.voc_classes and dataset.classes exclude one another")
         wanted = [_OF_VOC.get(name, name) for name in MASK_NAMES[1:]] if voc else classes
         self._coco = Coco(root, split, year=year, classes=wanted, outlines=True)
+        if len(self._coco.names) > IGNORE_INDEX - 1:
+            raise DataError(
+                f"{self._coco.annotation_file}: {len(self._coco.names)} categories are more than a mask of 8 bits holds"
+                f" ({IGNORE_INDEX - 1}); choose with dataset.classes"
+            )
         self.names = MASK_NAMES if voc else ("background", *self._coco.names)
 
     def __len__(self) -> int:
@@ -89,7 +94,9 @@ def _paint(outline: object, height: int, width: int, path: str) -> NDArray[np.bo
             codes = outline
         pixels = np.asarray(rle.decode(codes)).astype(bool)
     except Exception as error:  # the extension raises many kinds
-        raise DataError(f"{path}: an outline in its annotations cannot be read ({error})") from error
+        raise DataError(
+            f"{path}: an outline in its annotations cannot be read ({' '.join(str(error).split())})"
+        ) from error
     if pixels.shape != (height, width):
         raise DataError(f"{path}: an outline in its annotations is for {pixels.shape[1]}x{pixels.shape[0]} pixels")
     return pixels

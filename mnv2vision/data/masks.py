@@ -58,6 +58,18 @@ def read_mask(
     return check_labels(mask, num_classes, void, str(path))
 
 
+def check_colors(colors: Colors, num_classes: int) -> None:
+    """Raise DataError unless there is an RGB colour for each class, and perhaps one for void, no two alike."""
+    right = all(
+        isinstance(color, Sequence) and len(color) == 3 and all(type(v) is int and 0 <= v <= 255 for v in color)
+        for color in colors
+    )
+    if not right or len({tuple(color) for color in colors}) < len(colors):
+        raise DataError("dataset.colors is a list of [r,g,b] in 0..255, no two alike")
+    if len(colors) not in (num_classes, num_classes + 1):
+        raise DataError(f"dataset.colors has {len(colors)} colours for {num_classes} classes")
+
+
 def check_labels(mask: NDArray[np.uint8], num_classes: int, void: int, path: str) -> NDArray[np.uint8]:
     """The mask with 255 for void; DataError naming the file and the first value that is no label."""
     counts = np.bincount(mask.ravel(), minlength=256)

@@ -43,13 +43,13 @@ class SegmentationAugmentation:
             flip: Probability of a horizontal flip.
             color_jitter: Largest relative change of brightness, contrast and saturation; half the images have it.
         """
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise ConfigError(f"augmentation.scale={list(scale)} is no range [low, high] above 0")
-        if scale_step < 0:
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 16:
+            raise ConfigError(f"augmentation.scale={list(scale)} is no range [low, high] above 0, up to 16")
+        if not scale_step >= 0:
             raise ConfigError(f"augmentation.scale_step={scale_step} must not be negative")
         if not 0 <= flip <= 1:
             raise ConfigError(f"augmentation.flip={flip} is no probability")
-        if color_jitter < 0:
+        if not color_jitter >= 0:
             raise ConfigError(f"augmentation.color_jitter={color_jitter} must not be negative")
         if preprocessing.resize == "crop":
             raise ConfigError("preprocessing.resize=crop would cut images; for segmentation: letterbox, stretch")
@@ -91,7 +91,7 @@ class SegmentationAugmentation:
         if size != (width, height):
             shrinks = size[0] < width
             image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
-            mask = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
+            mask = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT))
         self._compose.set_random_seed(seed)
         done = self._compose(image=image, mask=mask)
         return replace(sample, image=done["image"], mask=done["mask"], boxes=None, labels=None, label=None)

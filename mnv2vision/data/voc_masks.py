@@ -1,6 +1,7 @@
 """Masks of PASCAL VOC, of SBD's extra annotations, and of data sets of VOC's layout."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from mnv2vision.data.decoding import decode_image
-from mnv2vision.data.masks import Colors, check_labels, read_mask
+from mnv2vision.data.folder_index import few
+from mnv2vision.data.masks import Colors, check_colors, check_labels, read_mask
 from mnv2vision.data.sample import IGNORE_INDEX, Sample
 from mnv2vision.data.voc import VOC_NAMES, image_path, read_list, split_folders
 from mnv2vision.errors import DataError
@@ -58,8 +60,10 @@ class VocMasks:
             DataError: Naming the list, image or mask that is missing.
         """
         self.names = tuple(classes) if classes is not None else MASK_NAMES
-        if colors is not None and len(colors) not in (len(self.names), len(self.names) + 1):
-            raise DataError(f"dataset.colors has {len(colors)} colours for {len(self.names)} classes")
+        if not 0 < len(self.names) < IGNORE_INDEX or len(set(self.names)) < len(self.names):
+            raise DataError(f"{root}: `classes` must name 1 to {IGNORE_INDEX - 1} classes, none twice")
+        if colors is not None:
+            check_colors(colors, len(self.names))
         self._void, self._colors = void, colors
         self._files: list[tuple[str, Path, Path]] = []
         for folder, name in split_folders(root, split, year):
@@ -71,6 +75,10 @@ class VocMasks:
                 self._files.append(
                     (image_id, image_path(folder / "JPEGImages", image_id), _mask_path(folder, image_id))
                 )
+
+        ids = Counter(image_id for image_id, _, _ in self._files)
+        if twice := sorted(image_id for image_id, count in ids.items() if count > 1):
+            raise DataError(f"{root}: the split {split} lists images twice: {few(twice)}")
 
     def _add_sbd(self, folder: Path, sbd: Path) -> None:
         lists = [sbd / f"{name}.txt" for name in ("train", "val")]

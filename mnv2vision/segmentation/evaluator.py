@@ -45,6 +45,7 @@ class SegmentationEvaluator:
         count = len(self.names)
         self._own: NDArray[np.int64] = np.zeros((count, count), np.int64)
         self._scores: dict[int | str, ImageScore] = {}
+        self._pairs: dict[int | str, tuple[NDArray[np.int32], NDArray[np.int32]]] = {}
         self.confusion: NDArray[np.int64] = self._own
         self._worst: list[ImageScore] = []
 
@@ -66,6 +67,8 @@ class SegmentationEvaluator:
                 continue
             counts = confusion_matrix(actual, predicted, len(self.names))
             self._own += counts
+            found = np.flatnonzero(counts)
+            self._pairs[image_id] = found.astype(np.int32), counts.ravel()[found].astype(np.int32)
             ious = class_ious(counts)
             total = counts.sum()
             score = float(np.nanmean(ious)) if total else float("nan")
@@ -78,16 +81,21 @@ class SegmentationEvaluator:
         `mIoU` is VOC's: the mean over the classes that occur in the ground truth or in a prediction. `mIoU_present`
         leaves out classes that do not occur in the ground truth. `mean_accuracy` is the mean recall of classes.
         """
-        parts = gather((self._own, self._scores))
+        parts = gather((self._own, self._scores, self._pairs))
         self.confusion = np.sum([part[0] for part in parts], axis=0)
-        scores = {key: score for part in parts for key, score in part[1].items()}
+        scores: dict[int | str, ImageScore] = {}
+        for _, more, pairs in parts:
+            for image_id in scores.keys() & more.keys():  # another process had it, too
+                cells, counts = pairs[image_id]
+                self.confusion.ravel()[cells] -= counts
+            scores.update(more)
         ranked = [score for score in scores.values() if score.mIoU == score.mIoU]
         self._worst = sorted(ranked, key=lambda score: (score.mIoU, str(score.image_id)))
         ious = class_ious(self.confusion)
         actual = self.confusion.sum(1)
         right = np.diag(self.confusion)
         nan = float("nan")
-        if not actual.sum():
+        if not actual.any():
             return dict.fromkeys(("mIoU", "mIoU_present", "pixel_accuracy", "mean_accuracy"), nan)
         present = actual > 0
         return {

@@ -48,6 +48,11 @@ def upsample(logits: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(logits, size=list(size), mode="bilinear", align_corners=True)
 
 
+def is_single_pass(options: InferenceOptions) -> bool:
+    """Whether `probabilities` gives logits."""
+    return list(options.scales) == [1] and not options.flip
+
+
 def probabilities(network: Network, images: Tensor, options: InferenceOptions) -> Tensor:
     """Class scores of normalised images, at their size.
 
@@ -66,7 +71,7 @@ def probabilities(network: Network, images: Tensor, options: InferenceOptions) -
     passes = [
         (scale, mirrored) for scale in options.scales for mirrored in ((False, True) if options.flip else (False,))
     ]
-    if len(passes) == 1 and passes[0][0] == 1:
+    if is_single_pass(options):
         return upsample(network(images), (height, width))
     mean: Tensor | None = None
     for scale, mirrored in passes:
@@ -96,7 +101,7 @@ def sliding_window(network: Network, images: Tensor, window: Sequence[int], opti
         for x in _starts(padded.shape[-1], window[1], options.overlap):
             area = (..., slice(y, y + window[0]), slice(x, x + window[1]))
             scores = probabilities(network, padded[area], options)
-            if len(options.scales) == 1 and not options.flip:
+            if is_single_pass(options):
                 scores = scores.softmax(1)
             if total is None:
                 total = scores.new_zeros(len(images), scores.shape[1], *padded.shape[-2:])

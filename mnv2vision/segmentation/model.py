@@ -60,8 +60,17 @@ class DeepLabV3(VisionModel):
         check_choice("head", head, ("aspp", "lraspp"))
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ConfigError(f"dropout={dropout!r} is no probability below 1")
-        if any(type(rate) is not int or rate < 1 for rate in atrous_rates):
-            raise ConfigError(f"atrous_rates={list(atrous_rates)} are not positive whole numbers")
+        is_list = isinstance(atrous_rates, Sequence) and not isinstance(atrous_rates, str)
+        if not is_list or any(type(rate) is not int or rate < 1 for rate in atrous_rates):
+            shown = list(atrous_rates) if is_list else repr(atrous_rates)
+            raise ConfigError(f"atrous_rates={shown} is no list of positive whole numbers")
+        if head_channels is not None and (type(head_channels) is not int or head_channels < 1):
+            raise ConfigError(f"head_channels={head_channels!r} is no positive whole number")
+        if head_norm_eps is not None and not head_norm_eps > 0:
+            raise ConfigError(f"head_norm_eps={head_norm_eps!r} must be above 0")
+        if len(backbone.taps) != (1 if head == "aspp" else 2):
+            wanted = "one feature map" if head == "aspp" else "two feature maps, one of stride 8 and a deep one"
+            raise ConfigError(f"taps={list(backbone.taps)}: head={head} takes {wanted}")
         if head == "lraspp" and atrous_rates:
             raise ConfigError(f"atrous_rates={list(atrous_rates)} are an option of head=aspp, not of head=lraspp")
         self.backbone = backbone

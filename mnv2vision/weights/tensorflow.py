@@ -160,7 +160,7 @@ def import_segmenter(
         names = MASK_NAMES
     if names and len(names) != shape[0]:
         raise ConfigError(f"names: {len(names)} names, but {variables.source} has {shape[0]} classes")
-    rates = (6, 12, 18) if "aspp1/weights" in variables else ()
+    rates = (6, 12, 18) if any(f"aspp{i}/weights" in variables for i in (1, 2, 3)) else ()
     model = create_model(
         "segmentation",
         num_classes=shape[0],

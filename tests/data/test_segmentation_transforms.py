@@ -47,7 +47,11 @@ def mask_of(sample: Sample) -> NDArray[np.uint8]:
 
 def away_from_edges(mask: NDArray[np.uint8], reach: int = 3) -> NDArray[np.bool_]:
     size = 2 * reach + 1
-    flat: NDArray[np.bool_] = ndimage.maximum_filter(mask, size) == ndimage.minimum_filter(mask, size)
+    # What lies beyond the crop is an edge, too: it is blended into the image's border.
+    highest, lowest = (
+        filter_(mask, size, mode="constant", cval=254) for filter_ in (ndimage.maximum_filter, ndimage.minimum_filter)
+    )
+    flat: NDArray[np.bool_] = highest == lowest
     return flat
 
 
@@ -76,13 +80,26 @@ def test_image_and_mask_go_together(preprocessing: Preprocessing, options: dict[
         assert set(np.unique(mask)) <= {0, 1, 2, 3, 4, 255}
         flat = away_from_edges(mask) & (mask != 255)
         np.testing.assert_array_equal(done.image[flat], COLORS[mask[flat]], err_msg=f"seed {seed}")
-        # What is padded is padded in both, exactly.
-        grey = (done.image == preprocessing.padding_value).all(axis=2)
-        np.testing.assert_array_equal(grey, mask == 255)
+        assert (done.image[mask == 255] == preprocessing.padding_value).all()
         compared += int(flat.sum())
-        padded += int(grey.sum())
-    assert compared > 60 * 500
+        padded += int((mask == 255).sum())
+    assert compared > 60 * 400
     assert padded > 0
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.4, 0.5, 0.75, 1.0, 1.25, 2.0])
+def test_the_mask_is_not_shifted_against_the_image(factor: float) -> None:
+    """Both say which column and row of the photo they show: on average the same, within a fifth of an output pixel."""
+    rows, columns = np.mgrid[:200, :200].astype(np.uint8)
+    augmentation = SegmentationAugmentation(SQUARE, scale=(factor, factor), flip=0.0)
+    for values_ in (rows, columns):
+        sample = Sample(np.repeat(values_[..., None], 3, 2), image_id=5, path="x.jpg", mask=values_)
+        offsets = []
+        for seed in range(5):
+            done = augmentation(sample, seed)
+            known = mask_of(done) != 255
+            offsets.append((done.image[..., 0][known].astype(float) - mask_of(done)[known]).mean() * factor)
+        assert abs(np.mean(offsets)) < 0.2
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])

@@ -72,10 +72,14 @@ def by_id(data: VocMasks) -> dict[Any, Sample]:
 
 def refused(*arguments: Any, **options: Any) -> str:
     """The message of what is wrong, when the lists are read or when the sample is."""
-    with pytest.raises(DataError) as caught:
+
+    def read() -> None:
         data = VocMasks(*arguments, **options)
         for i in range(len(data)):
             data[i]
+
+    with pytest.raises(DataError) as caught:
+        read()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -89,7 +89,9 @@ def test_published_label_maps(image_id: str, logits: dict[str, torch.Tensor], ve
     scores = probabilities(lambda _: logits[image_id], torch.empty(1, 3, 513, 513), InferenceOptions())
     shown = round(513 * height / width)
     labels = scores[0, :, :shown, :513].argmax(0)
-    rows, columns = (torch.arange(length) * of // length for length, of in ((height, shown), (width, 513)))
+    rows, columns = (
+        ((torch.arange(length) + 0.5) * of / length).long() for length, of in ((height, shown), (width, 513))
+    )
     assert (labels[rows][:, columns].numpy() == wanted).mean() >= 0.999
     assert len(np.unique(wanted)) >= 2
 
@@ -340,7 +342,7 @@ def test_a_variable_left_over_is_named(name: str, atrous: Arrays) -> None:
 @pytest.mark.parametrize("shape", [(), (21, 1)])
 def test_misshapen_biases_are_named(shape: tuple[int, ...], atrous: Arrays) -> None:
     arrays = {**atrous, "logits/semantic/biases": np.zeros(shape, np.float32)}
-    with pytest.raises(WeightsError, match="^the file: .*logits/semantic/biases"):
+    with pytest.raises(WeightsError, match=r"^the file: .*logits/semantic/biases"):
         import_segmenter(Variables(arrays, "the file"))
 
 
