@@ -62,10 +62,6 @@ def load_config(command: str, arguments: Sequence[str]) -> dict[str, Any]:
     # Of repeated choices the last counts; Hydra has no word for "none", which recipe=null means and is the default.
     last = {item.key_or_group: item for item in chosen}
     base = _compose(command, [item for item in last.values() if item.value() is not None])
-    if command == "eval":  # what a data set proposes for training does not concern a model that is there
-        own = OmegaConf.load(config_folder() / "eval.yaml")
-        assert isinstance(own, DictConfig)
-        base = OmegaConf.masked_copy(base, [*(str(key) for key in own if key != "defaults"), *choices])
     resumed = _resumed_config(values) if command == "train" else None
     if resumed is not None:
         if chosen:

@@ -98,8 +98,11 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeyp
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("train", ["task=", "dataset=imagenet|shapes", "recipe=", "imagenet_paper", "batch_size: 32", "rms_decay"]),
-        ("eval", ["dataset=imagenet|shapes", "checkpoint:", "batch_size: 32"]),
+        (
+            "train",
+            ["task=", "dataset=coco|imagenet|shapes|voc", "recipe=", "imagenet_paper", "batch_size: 32", "rms_decay"],
+        ),
+        ("eval", ["dataset=coco|imagenet|shapes|voc", "checkpoint:", "batch_size: 32"]),
         ("predict", ["images:", "output: predictions"]),
         ("convert", ["source:", "keep_background:"]),
     ],
@@ -151,9 +154,9 @@ def test_help_follows_the_choice_of_a_group(capsys: pytest.CaptureFixture[str]) 
         (["~loader.workers"], "keys cannot be removed"),
         (["~optimizer"], "keys cannot be removed"),
         (["task=cooking"], "task=cooking is unknown; valid: classification"),
-        (["dataset=cifar"], "dataset=cifar is unknown; valid: imagenet, shapes"),
+        (["dataset=cifar"], "dataset=cifar is unknown; valid: coco, imagenet, shapes, voc"),
         (["backbone=resnet"], "backbone=resnet is unknown; valid: mobilenet_v1, mobilenet_v2"),
-        (["recipe=paper"], "recipe=paper is unknown; valid: finetune, imagenet_modern, imagenet_paper, shapes, null"),
+        (["recipe=paper"], "recipe=paper is unknown; valid: deeplab_coco_pretrain, "),
         (["recipe=finetune", "augmentation.flop=1"], "augmentation.flop; did you mean augmentation.flip?"),
     ],
 )
@@ -295,7 +298,7 @@ def test_evaluation_keeps_the_models_own_input(dataset: str) -> None:
     config = load_config("eval", [f"dataset={dataset}"])
     assert config["model"]["image_size"] is None
     assert set(config) == {
-        "checkpoint", "task", "run_dir", "seed", "model", "loader", "data", "dataset", "trainer"
+        "checkpoint", "task", "run_dir", "seed", "model", "inference", "loader", "data", "dataset", "trainer"
     }  # fmt: skip
 
 
