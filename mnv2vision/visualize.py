@@ -137,7 +137,7 @@ def label_image(mask: NDArray[np.uint8]) -> Image.Image:
 def overlay_sheet(
     examples: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], names: Sequence[str], path: Path
 ) -> None:
-    """Draw images of one size with their label maps, side by side, with a legend of the labels that occur.
+    """Draw images with their label maps, side by side, with a legend of the labels that occur.
 
     Args:
         examples: Images (H, W, 3) and label maps (H, W).

@@ -104,10 +104,11 @@ class SegmentationTask(Task):
         found = [mask.cpu().numpy() for mask in to_masks(scores, self.model.preprocessing, sizes)]
         right = [sample.mask for sample in batch.truth]
         self.evaluator.update(found, right, batch.image_ids)  # type: ignore[arg-type]  # the data set offers masks
-        wanted = EXAMPLES - len(self._examples)
-        if wanted > 0:
-            photos = batch.images[:wanted].permute(0, 2, 3, 1).cpu().numpy()
-            self._examples.extend(zip(photos, scores[:wanted].argmax(1).byte().cpu().numpy(), strict=True))
+        for i in range(min(EXAMPLES - len(self._examples), len(sizes))):
+            place = self.model.preprocessing.placement(*sizes[i])
+            shown = (slice(place.height), slice(place.width))  # without the padding, of which nothing is said
+            photo = batch.images[i].permute(1, 2, 0)[shown].cpu().numpy()
+            self._examples.append((photo, scores[i].argmax(0)[shown].byte().cpu().numpy()))
 
     def write_report(self, folder: Path) -> None:
         """`per_class.csv`, `worst_images.csv`, `confusion.png` and `predictions.png` with a legend."""

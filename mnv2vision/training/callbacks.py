@@ -184,7 +184,7 @@ class History(Callback):
         # Without validation in this epoch, Lightning still shows the results of an earlier one.
         old = set() if self._validated == trainer.current_epoch else set(getattr(pl_module, "metrics", ()))
         logged = sorted(trainer.callback_metrics.items())
-        metrics = {name: float(value) for name, value in logged if name not in {"step_loss", *old}}
+        metrics = {name: float(value) for name, value in logged if not name.startswith("step_") and name not in old}
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics}
         self.rows = [entry for entry in self.rows if entry["epoch"] < row["epoch"]] + [row]
         if not trainer.is_global_zero:
