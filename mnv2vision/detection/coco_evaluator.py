@@ -113,32 +113,29 @@ def _ground_truth(results: Sequence[ImageResult], num_classes: int) -> dict[str,
     }
 
 
-def _found(results: Sequence[ImageResult]) -> NDArray[np.float64]:
-    """(n, 7) image, x, y, width, height, score, category: the array that COCO's loadRes takes."""
-    counts = [len(result.found.labels) for result in results]
-    if not sum(counts):
-        return np.empty((0, 7))
-    return np.concatenate(
-        [
-            np.repeat(np.arange(len(results)), counts)[:, None],
-            xywh(np.concatenate([result.found.boxes for result in results])),
-            np.concatenate([result.found.scores for result in results])[:, None],
-            np.concatenate([result.found.labels for result in results])[:, None],
-        ],
-        axis=1,
-        dtype=np.float64,
-    )
+def _found(results: Sequence[ImageResult]) -> list[dict[str, Any]]:
+    """Detections as COCO's loadRes makes them of a result file, but for the outlines it adds, which boxes need not."""
+    rows: list[dict[str, Any]] = []
+    for index, result in enumerate(results):
+        boxes = xywh(result.found.boxes)
+        areas = (boxes[:, 2] * boxes[:, 3]).tolist()
+        scores = result.found.scores.astype(np.float64).tolist()
+        entries = zip(boxes.tolist(), areas, scores, result.found.labels.tolist(), strict=True)
+        rows += [
+            {"image_id": index, "category_id": label, "bbox": box, "area": area, "score": score, "iscrowd": 0}
+            for box, area, score, label in entries
+        ]
+    for number, row in enumerate(rows, 1):
+        row["id"] = number
+    return rows
 
 
-def _evaluate(truth: dict[str, Any], found: NDArray[np.float64]) -> Any:
+def _evaluate(truth: dict[str, Any], found: list[dict[str, Any]]) -> Any:
     from faster_coco_eval import COCO, COCOeval_faster  # takes half a second to import
 
     logging.getLogger("faster_coco_eval").setLevel(logging.ERROR)
     ground = COCO(truth)
-    if len(found):
-        predicted = ground.loadRes(found)
-    else:
-        predicted = COCO({"images": truth["images"], "categories": truth["categories"], "annotations": []})
+    predicted = COCO({"images": truth["images"], "categories": truth["categories"], "annotations": found})
     evaluation = COCOeval_faster(ground, predicted, iouType="bbox")
     evaluation.evaluate()
     evaluation.accumulate()
