@@ -11,7 +11,7 @@ import torchvision
 from numpy.typing import NDArray
 
 import mnv2vision as mv
-from mnv2vision.benchmark import Result, compare, seconds
+from mnv2vision.benchmark import Result, compare, seconds, settle
 from mnv2vision.data.sample import BoxKind, Sample
 from mnv2vision.detection.coco_evaluator import CocoEvaluator
 from mnv2vision.detection.loss import DetectionTargets, detection_loss
@@ -67,8 +67,11 @@ def detector(rounds: int = 15) -> Result:
     """A whole detector, photo in, boxes out, batch 1."""
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    predictor = Predictor(mv.create_model("detection", num_classes=90, image_size=320), device="cpu", score_threshold=0)
+    model = mv.create_model("detection", num_classes=90, image_size=320)
+    settle(model, 320)
+    predictor = Predictor(model, device="cpu", score_threshold=0)
     peer = _peer()
+    settle(peer.backbone, 320)
 
     def theirs() -> object:
         with torch.inference_mode():

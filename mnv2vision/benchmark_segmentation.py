@@ -8,21 +8,24 @@ import torch
 import torchvision
 
 import mnv2vision as mv
-from mnv2vision.benchmark import Result, compare, seconds
+from mnv2vision.benchmark import Result, compare, seconds, settle
 from mnv2vision.predictor import Predictor
 from mnv2vision.segmentation.evaluator import SegmentationEvaluator
 from mnv2vision.segmentation.inference import MULTI_SCALE, InferenceOptions, probabilities, upsample
 
 
-def _ours() -> Any:
-    return Predictor(mv.create_model("segmentation", num_classes=21), device="cpu").model
+def _predictor() -> Predictor:
+    model = mv.create_model("segmentation", num_classes=21)
+    settle(model, 129)
+    return Predictor(model, device="cpu")
 
 
 def against_torchvision(rounds: int = 9) -> Result:
     """MobileNetV2 at output stride 16 against torchvision's deeplabv3_mobilenet_v3_large, logits at 513, batch 1."""
     peer: Any = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
+    settle(peer, 129)
     images = torch.randn(1, 3, 513, 513)
-    ours, mine = _ours(), images.to(memory_format=torch.channels_last)
+    ours, mine = _predictor().model, images.to(memory_format=torch.channels_last)
     with torch.inference_mode():
         return compare(
             "segmentation, 513, output stride 16, batch 1 (torchvision's MobileNetV3-Large)",
@@ -36,8 +39,9 @@ def against_smp(rounds: int = 9) -> Result:
     """Against segmentation_models.pytorch's DeepLabV3 with mobilenet_v2 at its defaults, which takes 512."""
     import segmentation_models_pytorch as smp
 
-    peer = smp.DeepLabV3("mobilenet_v2", encoder_weights=None, classes=21).eval()
-    images, ours = torch.randn(1, 3, 512, 512), _ours()
+    peer = smp.DeepLabV3("mobilenet_v2", encoder_weights=None, classes=21)
+    settle(peer, 128)
+    images, ours = torch.randn(1, 3, 512, 512), _predictor().model
     mine = torch.randn(1, 3, 513, 513).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         return compare(
@@ -50,7 +54,7 @@ def against_smp(rounds: int = 9) -> Result:
 
 def multi_scale(rounds: int = 3) -> float:
     """Time of scales and flips by the sum of their twelve passes; the median."""
-    ours = _ours()
+    ours = _predictor().model
     images = torch.randn(1, 3, 513, 513).to(memory_format=torch.channels_last)
     options = InferenceOptions(scales=MULTI_SCALE, flip=True)
     inputs = [upsample(images, (side, side)) for side in (257, 385, 513, 641, 769, 897)]
@@ -65,7 +69,7 @@ def multi_scale(rounds: int = 3) -> float:
 
 def evaluator_share(rounds: int = 9) -> float:
     """Time of counting a photo's pixels by that of predicting them; the median."""
-    predictor = Predictor(mv.create_model("segmentation", num_classes=21), device="cpu")
+    predictor = _predictor()
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (375, 500, 3), dtype=np.uint8)
     truth = rng.integers(0, 21, (375, 500), dtype=np.uint8)

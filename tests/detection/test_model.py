@@ -148,14 +148,17 @@ def test_channels_of_the_extra_maps(width: float, channels: list[tuple[int, int]
 
 
 def test_initial_weights_of_the_head() -> None:
-    """Truncated normal of deviation 0.03, cut at two deviations, which leaves 0.88 of it; no bias."""
+    """Truncated normal of deviation 0.03, cut at two deviations, which leaves 0.88 of it; class biases of the prior."""
     torch.manual_seed(0)
     model: Any = mv.create_model("detection", num_classes=3)
     weights = torch.cat([layer.weight.flatten() for layer in model.head.modules() if isinstance(layer, nn.Conv2d)])
     assert weights.abs().max() <= 0.06
     assert weights.std().item() == pytest.approx(0.03 * 0.8796, rel=0.01)
-    predictors = [*model.head.boxes, *model.head.classes]
-    assert not any(predictor.conv.bias.any() for predictor in predictors)
+    assert not any(predictor.conv.bias.any() for predictor in model.head.boxes)
+    # Three anchors without an object for each with one, which is of each of the three classes as likely.
+    for predictor in model.head.classes:
+        scores = predictor.conv.bias.view(-1, 4).sigmoid()
+        assert torch.allclose(scores, torch.tensor([3 / 4, 1 / 12, 1 / 12, 1 / 12]))
 
 
 @pytest.mark.parametrize(("backbone", "width"), BACKBONES)
