@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 import mnv2vision as mv
-from mnv2vision.benchmark import Result, compare, seconds, settle
+from mnv2vision.benchmark import Result, compare, settle
 from mnv2vision.predictor import Predictor
 from mnv2vision.segmentation.evaluator import SegmentationEvaluator
 from mnv2vision.segmentation.inference import MULTI_SCALE, InferenceOptions, probabilities, upsample
@@ -53,18 +53,19 @@ def against_smp(rounds: int = 9) -> Result:
 
 
 def multi_scale(rounds: int = 3) -> float:
-    """Time of scales and flips by the sum of their twelve passes; the median."""
+    """Time of scales and flips by the sum of their twelve passes, image in, probabilities out; the median."""
     ours = _predictor().model
     images = torch.randn(1, 3, 513, 513).to(memory_format=torch.channels_last)
     options = InferenceOptions(scales=MULTI_SCALE, flip=True)
     inputs = [upsample(images, (side, side)) for side in (257, 385, 513, 641, 769, 897)]
-    ratios = []
+
+    def passes() -> None:
+        for image in inputs:
+            for _ in range(2):
+                upsample(ours(image), (513, 513)).softmax(1)
+
     with torch.inference_mode():
-        for _ in range(rounds):
-            together = seconds(lambda: probabilities(ours, images, options))
-            alone = sum(2 * seconds(lambda image=image: upsample(ours(image), (513, 513))) for image in inputs)  # type: ignore[misc]
-            ratios.append(together / alone)
-    return float(np.median(ratios))
+        return 1 / compare("", lambda: probabilities(ours, images, options), passes, rounds=rounds).ratio
 
 
 def evaluator_share(rounds: int = 9) -> float:

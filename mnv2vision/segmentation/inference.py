@@ -68,20 +68,18 @@ def probabilities(network: Network, images: Tensor, options: InferenceOptions) -
         (N, C, H, W).
     """
     height, width = images.shape[-2:]
-    passes = [
-        (scale, mirrored) for scale in options.scales for mirrored in ((False, True) if options.flip else (False,))
-    ]
     if is_single_pass(options):
         return upsample(network(images), (height, width))
     mean: Tensor | None = None
-    for scale, mirrored in passes:
+    for scale in options.scales:
         # 513 becomes 257, 385, 513, 641, 769, 897: corners stay aligned (TF: deeplab/core/utils.py, scale_dimension).
         scaled = upsample(images, [int((side - 1) * scale + 1) for side in (height, width)])
-        logits = network(scaled.flip(3) if mirrored else scaled).float()
-        scores = upsample(logits.flip(3) if mirrored else logits, (height, width)).softmax(1)
-        mean = scores if mean is None else mean.add_(scores)
+        for mirrored in (False, True) if options.flip else (False,):
+            logits = network(scaled.flip(3) if mirrored else scaled).float()
+            scores = upsample(logits.flip(3) if mirrored else logits, (height, width)).softmax(1)
+            mean = scores if mean is None else mean.add_(scores)
     assert mean is not None
-    return mean.div_(len(passes))
+    return mean.div_(len(options.scales) * (1 + options.flip))
 
 
 def sliding_window(network: Network, images: Tensor, window: Sequence[int], options: InferenceOptions) -> Tensor:
