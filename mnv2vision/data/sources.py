@@ -11,7 +11,7 @@ from mnv2vision.data.sample import Sample, SampleSource
 from mnv2vision.data.shapes import Shapes
 from mnv2vision.data.voc import Voc
 from mnv2vision.data.voc_masks import VocMasks
-from mnv2vision.errors import ConfigError
+from mnv2vision.errors import ConfigError, DataError
 
 Part = Literal["train", "val"]
 
@@ -74,11 +74,15 @@ def create_source(config: Mapping[str, Any], part: Part, target: str) -> SampleS
 
     Raises:
         ConfigError: If the data set has no such target.
+        DataError: If there is nothing in it.
     """
     create, offers = _DATASETS[config["name"]]
     if target not in offers:
         raise ConfigError(f"dataset={config['name']} offers {', '.join(offers)}, but the task needs {target}")
-    return create(config, part, target)
+    source = create(config, part, target)
+    if not len(source):
+        raise DataError(f"{config['root']}: the split {config[f'{part}_split']!r} has no images")
+    return source
 
 
 def check_parts(train: SampleSource, val: SampleSource) -> None:

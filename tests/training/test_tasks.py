@@ -158,6 +158,17 @@ def test_what_cannot_work_is_said_in_a_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_data_set_without_images_leaves_nothing(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "annotations").mkdir()
+    for split in ("train", "val"):
+        empty = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+        (tmp_path / f"annotations/instances_{split}2017.json").write_text(json.dumps(empty))
+    arguments = ["task=detection", "dataset=coco", f"dataset.root={tmp_path}", f"run_dir={tmp_path / 'run'}"]
+    assert main(["train", *arguments]) == 2
+    assert f"{tmp_path}: the split 'train' has no images" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_two_processes_give_the_figures_of_one(tmp_path: Path, start: Start, task: str) -> None:
