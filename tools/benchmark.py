@@ -8,14 +8,15 @@ Leave the machine alone meanwhile. Ratios above 1 mean that mnv2vision is faster
 """
 
 import importlib.util
-import os
 import sys
 from collections.abc import Iterator
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does; read when torch is imported
+from mnv2vision.threads import set_up_threads
 
-from mnv2vision import benchmark, benchmark_detection, benchmark_segmentation
-from mnv2vision.benchmark import Result
+set_up_threads()
+
+from mnv2vision import benchmark, benchmark_detection, benchmark_segmentation  # noqa: E402
+from mnv2vision.benchmark import Result  # noqa: E402
 
 TASKS = ("classification", "detection", "segmentation")
 

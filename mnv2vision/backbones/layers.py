@@ -92,15 +92,26 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        # Strided depthwise gradients in bfloat16 take four times as long on a CPU as in float32.
-        if self._slow_in_bfloat16 and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        # Depthwise gradients in bfloat16 are slow on a CPU: four times as slow with a stride as in float32, and with a
+        # dilation as by space-to-batch.
+        slow = self.training and self.groups > 1 and input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if slow and self.stride[0] > 1:
             with torch.autocast("cpu", enabled=False):
                 return self._convolve(input.float()).to(input.dtype)
+        if slow and self.dilation[0] > 1:
+            return self._space_to_batch(input)
         return self._convolve(input)
 
-    @property
-    def _slow_in_bfloat16(self) -> bool:
-        return self.training and self.groups > 1 and self.stride[0] > 1
+    def _space_to_batch(self, input: Tensor) -> Tensor:
+        """The dilated convolution at stride 1 as an ordinary one on rate x rate smaller images; TensorFlow's way."""
+        rate, count, channels, (height, width) = self.dilation[0], *input.shape[:2], input.shape[2:]
+        x = F.pad(input.permute(0, 2, 3, 1), (0, 0, 0, -width % rate, 0, -height % rate))
+        rows, columns = x.shape[1] // rate, x.shape[2] // rate
+        x = x.reshape(count, rows, rate, columns, rate, channels).permute(0, 2, 4, 1, 3, 5)
+        x = x.reshape(-1, rows, columns, channels).permute(0, 3, 1, 2)
+        x = F.conv2d(x, self.weight, self.bias, 1, self.kernel_size[0] // 2, 1, self.groups).permute(0, 2, 3, 1)
+        x = x.reshape(count, rate, rate, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
+        return x.reshape(count, rows * rate, columns * rate, channels)[:, :height, :width].permute(0, 3, 1, 2)
 
     def _convolve(self, input: Tensor) -> Tensor:
         # At stride 1 the two conventions pad alike, so the copy that F.pad makes is paid where they differ only.

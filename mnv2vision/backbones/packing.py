@@ -26,15 +26,25 @@ class _PackedConv(nn.Module):
         padding = [0, 0] if self.pads_itself else list(conv.padding)
         self.arguments = (padding, list(conv.stride), list(conv.dilation), conv.groups)
         self.activation = _FUSED[type(activation)]
+        self.weight = conv.weight
         # Not a buffer: oneDNN's tensors can be neither copied nor saved.
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self.arguments)
+        self.packed: tuple[torch.Size, Tensor] | None = None
+
+    def _pack(self, size: torch.Size) -> Tensor:
+        # oneDNN chooses the layout by the input's size; one of another size can cost it fifty times the convolution.
+        if self.packed is None or self.packed[0] != size:
+            weight = self.weight.detach()
+            weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.arguments, list(size))
+            self.packed = (size, weight)
+            return weight
+        return self.packed[1]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pads_itself:
             x = F.pad(x, tf_same_padding(x.shape[-2:], *self.geometry))
         name, scalars = self.activation
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, *self.arguments, name, scalars, ""
+            x, self._pack(x.shape), self.bias, *self.arguments, name, scalars, ""
         )
         return out
 
