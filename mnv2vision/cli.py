@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mnv2vision.errors import ConfigError, Mnv2visionError
+from mnv2vision.threads import set_up_threads
 
 COMMANDS = ("train", "eval", "predict", "convert")
 
@@ -26,9 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"usage: mnv2vision {'|'.join(COMMANDS)} [--help] [key=value ...]", file=None if asked else sys.stderr)
         return 0 if asked else 2
     _set_up_logging()
-    # Where reading processes share the cores, threads that spin while they wait cost a factor of three to ten on a
-    # CPU; read by OpenMP when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    set_up_threads()
     try:
         if "--help" in rest or "-h" in rest:
             print(_help(command, [item for item in rest if item not in ("--help", "-h")]))
@@ -65,10 +64,13 @@ def _run(command: str, arguments: Sequence[str]) -> None:
 
         predict_files(**_required(config, "checkpoint", "images"))
     else:
-        from mnv2vision.weights.convert import convert
+        from mnv2vision.weights.convert import convert, describe
 
-        given = _required(config, "source", "input")
-        convert(**{key: value for key, value in given.items() if value is not None})
+        given = {key: value for key, value in config.items() if value is not None}
+        if (path := given.pop("info", None)) is not None:
+            print(describe(path))
+        else:
+            convert(**given)
 
 
 def _required(config: dict[str, Any], *keys: str) -> dict[str, Any]:

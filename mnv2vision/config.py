@@ -169,8 +169,11 @@ def _check(key: str, value: Any, item: Override, base: DictConfig) -> None:
 # What the keys that are null by default take.
 _EXAMPLES: dict[str, Any] = {
     "backbone.activation": "relu6",
+    "backbone.depth": 1.2,
     "backbone.divisor": 8,
     "backbone.expansion": 6,
+    "backbone.fixed_ends": True,
+    "backbone.fixed_stem": True,
     "backbone.initialization": "tf",
     "backbone.linear_bottleneck": True,
     "backbone.minimalistic": True,
@@ -194,7 +197,9 @@ _EXAMPLES: dict[str, Any] = {
     "device": "cpu",
     "early_stopping.patience": 5,
     "init_from": "imagenet.safetensors",
+    "head_activation": "relu6",
     "image_size": 300,
+    "info": "model.safetensors",
     "input": "weights.safetensors",
     "keep_background": True,
     "keep_gaps": True,
@@ -211,10 +216,12 @@ _EXAMPLES: dict[str, Any] = {
     "model.output_stride": 8,
     "model.reduce_lowest": True,
     "model.scores": "sigmoid",
+    "name": "timm/mobilenetv2_140-ra_in1k",
     "names": ["person"],
     "optimizer.eps": 1e-8,
     "optimizer.reference_batch": 256,
     "output_stride": 8,
+    "padding": "tf",
     "preprocessing.antialias": True,
     "preprocessing.crop_fraction": 0.875,
     "preprocessing.interpolation": "bicubic",
@@ -225,6 +232,8 @@ _EXAMPLES: dict[str, Any] = {
     "resume": "runs/mine/checkpoints/last.ckpt",
     "run_dir": "runs/mine",
     "source": "tensorflow",
+    "task": "detection",
+    "to": "timm",
 }
 
 _KINDS: dict[type, str] = {

@@ -21,7 +21,7 @@ from mnv2vision.data.folder_index import EXTENSIONS
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.predictor import Classification, Prediction, Predictor, Segmentation
 from mnv2vision.segmentation.inference import InferenceOptions
-from mnv2vision.weights.file import load
+from mnv2vision.weights.registry import load
 
 log = logging.getLogger(__name__)
 

@@ -46,7 +46,7 @@ from mnv2vision.training.callbacks import (
 )
 from mnv2vision.training.precision import best_precision
 from mnv2vision.vision_model import VisionModel
-from mnv2vision.weights import file
+from mnv2vision.weights import file, registry
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     _quieten_lightning()
     if not config["checkpoint"]:
         raise ConfigError("checkpoint=<model.safetensors> is required")
-    model = file.load(config["checkpoint"])
+    model = registry.load(config["checkpoint"])
     if config["task"] not in (None, model.task):
         raise ConfigError(f"task={config['task']}, but {config['checkpoint']} is a model for {model.task}")
     run_dir = _run_dir(config, "eval")
@@ -197,7 +197,7 @@ def _new_model(config: dict[str, Any], names: tuple[str, ...]) -> VisionModel:
     if not config["init_from"]:
         preprocessing = defaults | preprocessing
         return create_model(config["task"], backbone=backbone, names=names, preprocessing=preprocessing, **options)
-    weights = file.read(config["init_from"])
+    weights = file.read(registry.resolve(config["init_from"]))
     if weights.config["backbone"] != backbone:
         raise ConfigError(
             f"backbone={backbone}, but {config['init_from']} holds {weights.config['backbone']};"

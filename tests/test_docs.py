@@ -14,7 +14,7 @@ from PIL import Image
 import mnv2vision as mv
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/backbones.md", "docs/detection.md", "docs/segmentation.md")
+PAGES = ("README.md", "docs/backbones.md", "docs/detection.md", "docs/memory.md", "docs/segmentation.md")
 # A block of Python; a block of plain text right behind it is its output.
 EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 

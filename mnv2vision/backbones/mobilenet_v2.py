@@ -1,5 +1,6 @@
 """MobileNetV2 (arXiv 1801.04381, table 2), as TF-slim's research/slim/nets/mobilenet/mobilenet_v2.py has it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -20,6 +21,14 @@ from mnv2vision.errors import ConfigError
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 Rounding = Literal["slim", "paddle"]
+
+
+def stage_lengths(depth: float = 1.0) -> tuple[int, ...]:
+    """Blocks of each of the seven stages; those of all but the first and the last are multiplied, and rounded up."""
+    if not isinstance(depth, int | float) or not 0 < depth <= 16:
+        raise ConfigError(f"depth={depth!r} is no multiplier of the blocks; timm's deeper models have 1.2 and 1.4")
+    first, *middle, last = (n for _, _, n, _ in _STAGES)
+    return first, *(math.ceil(n * depth) for n in middle), last
 
 
 class MobileNetV2(Backbone):
@@ -44,6 +53,8 @@ class MobileNetV2(Backbone):
         variant: Rounding = "slim",
         linear_bottleneck: bool = True,
         shortcut: Shortcut = "bottleneck",
+        depth: float = 1.0,
+        fixed_ends: bool = False,
     ) -> None:
         """Build the network; the arguments are those of `create_backbone`, and these.
 
@@ -63,21 +74,26 @@ class MobileNetV2(Backbone):
                 has an expansion convolution although its expansion factor is 1.
             linear_bottleneck: False puts the activation after the projection, too (figure 6a).
             shortcut: "bottleneck", "expansion" or "none" (figure 6b).
+            depth: Multiplies the blocks of every stage but the first and the last, rounded up; timm's deeper models
+                have 1.2 and 1.4. Taps are numbered through, so that they shift with it.
+            fixed_ends: Keep the stem at 32 channels and the last convolution at 1280, whatever the width; as timm's
+                deeper models do.
         """
         check_choice("variant", variant, ("slim", "paddle"))
         check_choice("shortcut", shortcut, ("bottleneck", "expansion", "none"))
         if expansion < 1 or divisor < 1:
             raise ConfigError(f"expansion={expansion} and divisor={divisor} must be 1 or more")
+        lengths = stage_lengths(depth)
         options = LayerOptions(padding, norm_eps, norm_momentum, activation)
 
         def round_channels(count: float) -> int:
             return int(count) if variant == "paddle" else make_divisible(count, divisor)
 
         def layers() -> Iterator[tuple[str, Layer]]:
-            current = round_channels(32 * width)
+            current = 32 if fixed_ends else round_channels(32 * width)
             yield "stem", ConvNormAct(in_channels, current, 3, stride=2, options=options)
             index = 0
-            for t, c, n, s in _STAGES:
+            for (t, c, _, s), n in zip(_STAGES, lengths, strict=True):
                 factor = expansion if t > 1 else 1
                 out = round_channels(c * width)
                 for repeat in range(n):
@@ -97,7 +113,8 @@ class MobileNetV2(Backbone):
                     current = out
                     index += 1
             # The multiplier spares the last convolution below width 1 (paper, section 6.1; TF's finegrain mode).
-            yield "last", ConvNormAct(current, round_channels(1280 * max(width, 1.0)), options=options)
+            last = 1280 if fixed_ends else round_channels(1280 * max(width, 1.0))
+            yield "last", ConvNormAct(current, last, options=options)
 
         super().__init__(
             layers(),

@@ -70,8 +70,9 @@ class _MobileNetV3(Backbone):
         norm_momentum: float = 0.01,
         initialization: Initialization = "kaiming",
         minimalistic: bool = False,
+        fixed_stem: bool = False,
     ) -> None:
-        """Build the network; the arguments are those of `create_backbone`, and this one.
+        """Build the network; the arguments are those of `create_backbone`, and these.
 
         Args:
             width: Channel multiplier.
@@ -83,13 +84,14 @@ class _MobileNetV3(Backbone):
             norm_momentum: Of batch norm.
             initialization: "kaiming" or "tf".
             minimalistic: TF-slim's variant without 5x5 kernels, gates and hard-swish, for hardware that lacks them.
+            fixed_stem: Keep the stem at 16 channels, whatever the width; as timm does below width 0.75.
         """
 
         def options(activation: Activation) -> LayerOptions:
             return LayerOptions(padding, norm_eps, norm_momentum, "relu" if minimalistic else activation)
 
         def layers() -> Iterator[tuple[str, Layer]]:
-            current = make_divisible(16 * width)
+            current = 16 if fixed_stem else make_divisible(16 * width)
             yield "stem", ConvNormAct(in_channels, current, 3, stride=2, options=options("hardswish"))
             for index, block in enumerate(self.blocks):
                 out = make_divisible(block.channels * width)

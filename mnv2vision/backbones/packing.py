@@ -33,10 +33,8 @@ class _PackedConv(nn.Module):
     def _pack(self, size: torch.Size) -> Tensor:
         # oneDNN chooses the layout by the input's size; one of another size can cost it fifty times the convolution.
         if self.packed is None or self.packed[0] != size:
-            weight = self.weight.detach()
-            weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.arguments, list(size))
-            self.packed = (size, weight)
-            return weight
+            reorder: Any = torch.ops.mkldnn._reorder_convolution_weight
+            self.packed = (size, reorder(self.weight.detach(), *self.arguments, list(size)))
         return self.packed[1]
 
     def forward(self, x: Tensor) -> Tensor:

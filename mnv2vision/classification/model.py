@@ -12,7 +12,8 @@ from mnv2vision.vision_model import VisionModel
 class Classifier(VisionModel):
     """Global average pooling, dropout and a linear layer on the backbone's deepest features (paper, table 2).
 
-    MobileNetV3 has a hidden layer with hard-swish between the two (arXiv 1905.02244, section 5.1).
+    MobileNetV3 has a hidden layer with hard-swish between the two (arXiv 1905.02244, section 5.1); with ReLU where the
+    network is minimalistic.
     """
 
     default_num_classes = 1000
@@ -46,6 +47,6 @@ class Classifier(VisionModel):
         features = self.backbone(images)[self.backbone.taps[0]]
         x = F.adaptive_avg_pool2d(features, 1).flatten(1)
         if self.hidden is not None:
-            x = F.hardswish(self.hidden(x))
+            x = (F.relu if self.backbone.options.activation == "relu" else F.hardswish)(self.hidden(x))
         logits: Tensor = self.classifier(self.dropout(x))
         return logits

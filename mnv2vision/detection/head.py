@@ -1,15 +1,39 @@
-"""SSDLite's extra feature maps and predictors, and SSD's with full convolutions (paper, section 6.2 and table 5)."""
+"""The extra feature maps and predictors of SSDLite (paper, section 6.2) and of SSD's variants."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mnv2vision.backbones.layers import Conv2d, ConvNormAct, LayerOptions
 
-Kind = Literal["ssdlite", "ssd"]
+
+class Kind(NamedTuple):
+    """Which convolutions are depthwise-separable.
+
+    Attributes:
+        extras: Those of the extra maps are.
+        predictors: Those of the predictors are.
+        kernel: Side of the predictors' kernels.
+    """
+
+    extras: bool
+    predictors: bool
+    kernel: int
+
+
+KINDS = {
+    "ssdlite": Kind(extras=True, predictors=True, kernel=3),
+    "ssd": Kind(extras=False, predictors=False, kernel=3),
+    "ssd_mobilenet_v1": Kind(extras=False, predictors=False, kernel=1),
+    "ssd_mobilenet_v2": Kind(extras=True, predictors=False, kernel=3),
+}
+"""The paper's two (table 5), and those of TensorFlow's ssd_mobilenet_v1_coco and ssd_mobilenet_v2_coco.
+
+Source: TF object_detection/samples/configs/ssd_mobilenet_v1_coco.config and ssd_mobilenet_v2_coco.config.
+"""
 
 EXTRA_CHANNELS = (512, 256, 256, 128)
 _MIN_CHANNELS = 16
@@ -22,12 +46,12 @@ class ExtraMap(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, squeezed: int, out_channels: int, *, kind: Kind, options: LayerOptions
+        self, in_channels: int, squeezed: int, out_channels: int, *, separable: bool, options: LayerOptions
     ) -> None:
         super().__init__()
         self.squeeze = ConvNormAct(in_channels, squeezed, options=options)
         self.depthwise: ConvNormAct | None = None
-        if kind == "ssdlite":
+        if separable:
             self.depthwise = ConvNormAct(squeezed, squeezed, 3, stride=2, groups=squeezed, options=options)
             self.project = ConvNormAct(squeezed, out_channels, options=options)
         else:
@@ -43,17 +67,17 @@ class ExtraMap(nn.Module):
 
 
 class Predictor(nn.Module):
-    """Predictions of one feature map: depthwise 3x3 with batch norm and ReLU6, then 1x1; or a full 3x3.
+    """Predictions of one feature map: depthwise with batch norm and ReLU6, then 1x1; or one full convolution.
 
-    Source: TF object_detection/predictors/heads (use_depthwise, kernel 3, no layers before the predictor).
+    Source: TF object_detection/predictors/heads (use_depthwise, kernel_size; no layers before the predictor).
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kind: Kind, options: LayerOptions) -> None:
         super().__init__()
         self.depthwise: ConvNormAct | None = None
-        kernel = 3
-        if kind == "ssdlite":
-            self.depthwise = ConvNormAct(in_channels, in_channels, 3, groups=in_channels, options=options)
+        kernel = kind.kernel
+        if kind.predictors:
+            self.depthwise = ConvNormAct(in_channels, in_channels, kernel, groups=in_channels, options=options)
             kernel = 1
         self.conv = Conv2d(in_channels, out_channels, kernel)
         self.conv.bias = nn.Parameter(torch.zeros(out_channels))
@@ -85,7 +109,7 @@ class SSDHead(nn.Module):
             in_channels: Of the backbone's features, the finest first.
             anchors_per_cell: For each map, the backbone's first, then the four extra ones.
             num_columns: Classes with the background.
-            kind: "ssdlite", or "ssd" with full convolutions in extra maps and predictors alike.
+            kind: One of `KINDS`.
             width: Channel multiplier of the extra maps.
             options: The backbone's conventions; activations are ReLU6.
         """
@@ -99,7 +123,7 @@ class SSDHead(nn.Module):
         maps = list(in_channels)
         self.extras = nn.ModuleList()
         for count in EXTRA_CHANNELS:
-            extra = ExtraMap(maps[-1], channels(count / 2), channels(count), kind=kind, options=options)
+            extra = ExtraMap(maps[-1], channels(count / 2), channels(count), separable=kind.extras, options=options)
             self.extras.append(extra)
             maps.append(channels(count))
         self.boxes = nn.ModuleList(

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from mnv2vision.backbones import Backbone
 from mnv2vision.backbones.layers import check_choice
+from mnv2vision.backbones.mobilenet_v2 import stage_lengths
 from mnv2vision.detection.anchors import anchors_per_cell, make_anchors
-from mnv2vision.detection.head import EXTRA_CHANNELS, Kind, Predictor, SSDHead
+from mnv2vision.detection.head import EXTRA_CHANNELS, KINDS, Predictor, SSDHead
 from mnv2vision.detection.loss import Scores
 from mnv2vision.errors import ConfigError
 from mnv2vision.vision_model import VisionModel
@@ -18,7 +19,6 @@ from mnv2vision.vision_model import VisionModel
 # Where TensorFlow's feature extractors tap; MobileNetV2's first is the expansion that the paper names (layer 15).
 _TAPS = {
     "mobilenet_v1": ("block10", "block12"),
-    "mobilenet_v2": ("block13.expand", "last"),
     "mobilenet_v3_large": ("block12.expand", "last"),
     "mobilenet_v3_small": ("block8.expand", "last"),
 }
@@ -49,7 +49,7 @@ class SSDLite(VisionModel):
         backbone: Backbone,
         *,
         num_classes: int,
-        head: Kind = "ssdlite",
+        head: str = "ssdlite",
         reduce_lowest: bool = True,
         scores: Scores = "sigmoid",
         nms_iou: float = 0.6,
@@ -59,13 +59,14 @@ class SSDLite(VisionModel):
         Args:
             backbone: Its taps are the first feature maps, the finest first.
             num_classes: Number of classes, without the background.
-            head: "ssdlite", or "ssd" with full convolutions (table 5).
+            head: "ssdlite", "ssd" with full convolutions (table 5), or one of TensorFlow's between the two, see
+                `head.KINDS`.
             reduce_lowest: Three anchors a cell on the first map (TensorFlow), or six as on the others.
             scores: "sigmoid" scores each class by itself (TensorFlow), "softmax" shares 1 among all.
             nms_iou: Of two boxes of a class that overlap by more, the better one stays.
         """
         super().__init__()
-        check_choice("head", head, ("ssdlite", "ssd"))
+        check_choice("head", head, tuple(KINDS))
         check_choice("scores", scores, ("sigmoid", "softmax"))
         if not isinstance(nms_iou, int | float) or not 0 < nms_iou <= 1:
             raise ConfigError(f"nms_iou={nms_iou!r} is no overlap in 0..1")
@@ -78,7 +79,7 @@ class SSDLite(VisionModel):
             [spec.channels for spec in specs],
             anchors_per_cell(len(specs) + len(EXTRA_CHANNELS), reduce_lowest=reduce_lowest),
             1 + num_classes,
-            kind=head,
+            kind=KINDS[head],
             width=backbone.width,
             options=backbone.options,
         )
@@ -99,6 +100,8 @@ class SSDLite(VisionModel):
     @classmethod
     def default_taps(cls, backbone: str, options: Mapping[str, Any]) -> tuple[str, ...] | None:
         """One map of stride 16 and one of stride 32."""
+        if backbone == "mobilenet_v2":  # the expansion in the first block of 160 channels
+            return f"block{sum(stage_lengths(options.get('depth', 1.0))[:5])}.expand", "last"
         return _TAPS[backbone]
 
     def forward(self, images: Tensor) -> RawDetections:

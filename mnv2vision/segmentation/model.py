@@ -8,16 +8,16 @@ from torch import Tensor
 
 from mnv2vision.backbones import Backbone
 from mnv2vision.backbones.layers import Activation, check_choice, initialize
+from mnv2vision.backbones.mobilenet_v2 import stage_lengths
 from mnv2vision.errors import ConfigError
 from mnv2vision.segmentation.head import AsppHead, LrAsppHead
 from mnv2vision.vision_model import VisionModel
 
 Head = Literal["aspp", "lraspp"]
 
-_ASPP_TAPS = {"mobilenet_v1": "block12", "mobilenet_v2": "block16", "mobilenet_v3_large": "last"}
+_ASPP_TAPS = {"mobilenet_v1": "block12", "mobilenet_v3_large": "last"}
 _STRIDE_8_TAPS = {
     "mobilenet_v1": "block4",
-    "mobilenet_v2": "block5",
     "mobilenet_v3_large": "block3",
     "mobilenet_v3_small": "block1",
 }
@@ -102,6 +102,10 @@ class DeepLabV3(VisionModel):
     @classmethod
     def default_taps(cls, backbone: str, options: Mapping[str, Any]) -> tuple[str, ...] | None:
         """V2's last bottleneck (320 channels, linear) for "aspp"; for "lraspp" the deepest features and stride 8's."""
+        if backbone == "mobilenet_v2":
+            lengths = stage_lengths(options.get("depth", 1.0))
+            final, stride_8 = f"block{sum(lengths) - 1}", f"block{sum(lengths[:3]) - 1}"
+            return (final,) if options.get("head", "aspp") == "aspp" else (stride_8, "last")
         if options.get("head", "aspp") == "aspp":
             return (_ASPP_TAPS.get(backbone, "last"),)
         return _STRIDE_8_TAPS[backbone], "last" if backbone != "mobilenet_v1" else "block12"

@@ -1,41 +1,74 @@
-"""Weights of others to a model file of ours."""
+"""Weights of others to a model file of ours, and back."""
 
-import hashlib
+import json
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import mnv2vision
+from mnv2vision.atomic import atomic_path
 from mnv2vision.errors import ConfigError
-from mnv2vision.weights import file, tensorflow, torchvision
+from mnv2vision.vision_model import VisionModel
+from mnv2vision.weights import file, huggingface, paddle, pytorch, registry, tensorflow, timm, torchvision
+from mnv2vision.weights.download import sha256
 
 log = logging.getLogger(__name__)
 
-SOURCES = {"tensorflow": tensorflow.convert, "torchvision": torchvision.convert}
+SOURCES: dict[str, Callable[..., VisionModel]] = {
+    "tensorflow": tensorflow.convert,
+    "torchvision": torchvision.convert,
+    "timm": timm.convert,
+    "huggingface": huggingface.convert,
+    "paddle": paddle.convert,
+    "pytorch": pytorch.convert,
+}
+EXPORTS = {"torchvision": torchvision.export_state, "timm": timm.export_state}
 
 
-def convert(*, source: str, task: str, input: str, output: str, **options: Any) -> None:
+def convert(
+    *, output: str, source: str | None = None, task: str | None = None, input: str | None = None, **options: Any
+) -> None:
     """Convert, and say what came of it.
 
     Args:
-        source: "tensorflow" or "torchvision".
-        task: "classification"; tensorflow: "detection", too.
+        output: The .safetensors file to write; a .pth where `to` is given.
+        source: Whose weights `input` holds: a key of `SOURCES`.
+        task: "classification", "detection" or "segmentation", as the source has it.
         input: The file to read, or what the source takes for one.
-        output: The .safetensors file to write.
-        **options: Those of the source's importer for the task, by keyword.
+        **options: `name`, of published weights (see `registry.list_weights`), instead of source and task, with
+            `input` as a local copy; `to`, "torchvision" or "timm", to write that project's state dictionary of the
+            model file `input`; else those of the source's importer for the task.
     """
-    if source not in SOURCES:
-        raise ConfigError(f"source={source!r} is unknown; valid: {', '.join(SOURCES)}")
-    model = SOURCES[source](task, input, **options)
-    provenance: dict[str, Any] = {
-        "source": source,
-        "input": Path(input).name,
+    name, to = options.pop("name", None), options.pop("to", None)
+    if sum(choice is not None for choice in (source, name, to)) != 1:
+        raise ConfigError("one of source=, name= and to= is required; see --help")
+    if to is not None:
+        _check_no_options(options, f"to={to}")
+        return _export(to, input, output)
+    if name is not None:
+        _check_no_options(options, f"name={name}")
+        entry = registry.find(name)
+        model = registry.import_entry(entry, input)
+        provenance = registry.provenance(entry)
+    else:
+        if source not in SOURCES:
+            raise ConfigError(f"source={source!r} is unknown; valid: {', '.join(SOURCES)}")
+        if input is None:
+            raise ConfigError("input=... is required; see --help")
+        model = SOURCES[source](task or "classification", input, **options)
+        provenance = {"source": source}
+    provenance |= {
         "converted": datetime.now(UTC).isoformat(timespec="seconds"),
         "mnv2vision": mnv2vision.__version__,
     }
-    if Path(input).is_file():
-        provenance["sha256"] = hashlib.sha256(Path(input).read_bytes()).hexdigest()
+    if input is not None:
+        provenance["input"] = Path(input).name
+        if Path(input).is_file():
+            provenance["sha256"] = sha256(Path(input))
     file.save(model, output, provenance=provenance)
     log.info(
         "%s: %s, width %s, %d classes, %d parameters",
@@ -45,3 +78,38 @@ def convert(*, source: str, task: str, input: str, output: str, **options: Any) 
         model.num_classes,
         sum(parameter.numel() for parameter in model.parameters()),
     )
+
+
+def _check_no_options(options: dict[str, Any], choice: str) -> None:
+    if options:
+        raise ConfigError(f"{next(iter(options))}=... is for source=, not for {choice}")
+
+
+def _export(to: str, input: str | None, output: str) -> None:
+    if to not in EXPORTS:
+        raise ConfigError(f"to={to!r} is unknown; valid: {', '.join(EXPORTS)}")
+    if input is None:
+        raise ConfigError("input=<model.safetensors> is required; see --help")
+    if not output.endswith((".pth", ".pt")):
+        raise ConfigError(f"output={output}: a state dictionary of {to} is a .pth file")
+    state = EXPORTS[to](registry.load(input))
+    with atomic_path(Path(output)) as temporary:
+        torch.save(state, temporary)
+    log.info("%s: %d tensors by %s's names", output, len(state), to)
+
+
+def describe(path: str) -> str:
+    """What a model file says of itself, as JSON: architecture, preprocessing, classes, provenance."""
+    held = file.read(registry.resolve(path))
+    told = {
+        **held.config,
+        "parameters": sum(
+            tensor.numel()
+            for name, tensor in held.state.items()
+            if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        ),
+        "preprocessing": held.preprocessing,
+        "names": list(held.names[:10]) + (["…"] if len(held.names) > 10 else []),
+        "provenance": held.provenance,
+    }
+    return json.dumps(told, indent=2, ensure_ascii=False)

@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from mnv2vision.backbones.layers import ConvNormAct
 from mnv2vision.classification.model import Classifier
 from mnv2vision.data.coco_categories import COCO_CATEGORIES
 from mnv2vision.data.imagenet import imagenet_names
 from mnv2vision.data.voc_masks import MASK_NAMES
-from mnv2vision.detection.head import Predictor
+from mnv2vision.detection.head import KINDS, ExtraMap, Kind, Predictor
 from mnv2vision.detection.model import SSDLite
 from mnv2vision.errors import ConfigError, WeightsError, check_keywords
 from mnv2vision.models import create_model
@@ -20,7 +21,8 @@ from mnv2vision.preprocessing import Preprocessing
 from mnv2vision.segmentation.head import AsppHead
 from mnv2vision.segmentation.model import DeepLabV3
 from mnv2vision.vision_model import VisionModel
-from mnv2vision.weights.tensorflow_variables import Variables, architecture, assign, layers_by_scope, read_variables
+from mnv2vision.weights.tensorflow_files import read_variables
+from mnv2vision.weights.tensorflow_variables import Variables, architecture, assign, layers_by_scope
 
 PREPROCESSING = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 """RGB in -1..1."""
@@ -30,7 +32,7 @@ def import_classifier(variables: Variables, *, keep_background: bool = False) ->
     """Build TF-slim's ImageNet classifier.
 
     Args:
-        variables: Of MobileNetV1 or V2; batch norm may be folded into weights and biases.
+        variables: Of MobileNetV1, V2 or V3; batch norm may be folded into weights and biases.
         keep_background: Keep class 0, "background", of the 1001; it is dropped by default.
 
     Raises:
@@ -54,14 +56,20 @@ def import_classifier(variables: Variables, *, keep_background: bool = False) ->
     assert isinstance(model, Classifier)
     for key, layer in layers_by_scope(model.backbone, scope):
         assign(layer, key, variables)
-    with torch.no_grad():
-        classifier = model.classifier
-        weight = torch.empty(shape[0], classifier.in_features, 1, 1)
-        weight = variables.take(f"{logits}/weights", weight, (3, 2, 0, 1))
-        classifier.weight.copy_(weight[drop:, :, 0, 0])
-        classifier.bias.copy_(variables.take(f"{logits}/biases", torch.empty(shape))[drop:])
+    if model.hidden is not None:
+        _assign_linear(model.hidden, f"{scope}/Conv_2", variables)
+    _assign_linear(model.classifier, logits, variables, drop)
     variables.check_all_taken()
     return model.eval()
+
+
+@torch.no_grad()
+def _assign_linear(layer: nn.Linear, scope: str, variables: Variables, drop: int = 0) -> None:
+    """Set a linear layer, a 1x1 convolution there, leaving out its first `drop` outputs."""
+    weight = layer.weight.new_empty(drop + layer.out_features, layer.in_features, 1, 1)
+    weight = variables.take(f"{scope}/weights", weight, (3, 2, 0, 1))
+    layer.weight.copy_(weight[drop:, :, 0, 0])
+    layer.bias.copy_(variables.take(f"{scope}/biases", weight[:, 0, 0, 0])[drop:])
 
 
 def import_detector(
@@ -70,7 +78,8 @@ def import_detector(
     """Build a detector of TensorFlow's Object Detection API: ssdlite_mobilenet_v2_coco and its like.
 
     Args:
-        variables: Of MobileNetV1 or V2 with SSDLite; batch norm may be folded into weights and biases.
+        variables: Of MobileNetV1 or V2 with one of the heads of `detection.head.KINDS`; batch norm may be folded into
+            weights and biases.
         names: Class names; those of COCO where the file has COCO's 91 columns.
         keep_gaps: Keep all 90 classes of such a file; by default the 80 that COCO has names for are selected.
         image_size: Side of the network's input, which the variables do not tell; 300 in TensorFlow's configurations.
@@ -94,7 +103,14 @@ def import_detector(
     if names and len(names) != len(columns) - 1:
         raise ConfigError(f"names: {len(names)} names, but {variables.source} has {len(columns) - 1} classes")
     preprocessing = replace(PREPROCESSING, image_size=(image_size, image_size), resize="stretch")
-    model = create_model("detection", num_classes=len(columns) - 1, names=names, preprocessing=preprocessing, **options)
+    model = create_model(
+        "detection",
+        num_classes=len(columns) - 1,
+        names=names,
+        preprocessing=preprocessing,
+        head=_head_kind(variables, scope),
+        **options,
+    )
     assert isinstance(model, SSDLite)
     for key, layer in layers_by_scope(model.backbone, scope):
         assign(layer, key, variables)
@@ -111,14 +127,33 @@ def import_detector(
     return model.eval()
 
 
+def _head_kind(variables: Variables, scope: str) -> str:
+    """Which of the heads the variables are of."""
+    extras = any(name.endswith("_depthwise/depthwise_weights") for name in variables.names(_extras_scope(scope)))
+    parts = ("ClassPredictor", "BoxEncodingPredictor")
+    predictors = any(f"BoxPredictor_0/{part}_depthwise/depthwise_weights" in variables for part in parts)
+    kernel = (variables.shape("BoxPredictor_0/ClassPredictor/weights") or (3,))[0]
+    kind = Kind(extras, predictors, 3 if predictors else kernel)
+    for name, known in KINDS.items():
+        if kind == known:
+            return name
+    raise WeightsError(f"{variables.source}: has a head of {kind}, which is none of {', '.join(KINDS)}")
+
+
+def _extras_scope(scope: str) -> str:
+    return f"{scope}/{'Conv2d_13_pointwise' if scope.endswith('V1') else 'layer_19'}_"
+
+
 def _extra_layers(model: SSDLite, scope: str) -> Iterator[tuple[str, ConvNormAct]]:
     """TensorFlow's name scope of each convolution of the extra maps."""
-    base = f"{scope}/{'Conv2d_13_pointwise' if scope.endswith('V1') else 'layer_19'}"
+    base = _extras_scope(scope)
     for number, extra in enumerate(model.head.extras, start=2):
-        yield f"{base}_1_Conv2d_{number}_1x1_{extra.squeeze.out_channels}", extra.squeeze  # type: ignore[union-attr, misc]
-        expand = f"{base}_2_Conv2d_{number}_3x3_s2_{extra.project.out_channels}"  # type: ignore[union-attr]
-        yield f"{expand}_depthwise", extra.depthwise  # type: ignore[misc]
-        yield expand, extra.project  # type: ignore[misc]
+        assert isinstance(extra, ExtraMap)
+        yield f"{base}1_Conv2d_{number}_1x1_{extra.squeeze.out_channels}", extra.squeeze
+        project = f"{base}2_Conv2d_{number}_3x3_s2_{extra.project.out_channels}"
+        if extra.depthwise is not None:
+            yield f"{project}_depthwise", extra.depthwise
+        yield project, extra.project
 
 
 @torch.no_grad()
@@ -126,9 +161,9 @@ def _assign_predictor(
     predictor: Predictor, scope: str, variables: Variables, total: int, columns: Sequence[int]
 ) -> None:
     """Set a predictor whose output channels are (anchor, column), taking `columns` of the file's `total`."""
-    assert predictor.depthwise is not None
     assert predictor.conv.bias is not None
-    assign(predictor.depthwise, f"{scope}_depthwise", variables)
+    if predictor.depthwise is not None:
+        assign(predictor.depthwise, f"{scope}_depthwise", variables)
     weight = predictor.conv.weight
     anchors = len(weight) // len(columns)
     taken = torch.empty(anchors * total, *weight.shape[1:])
@@ -181,11 +216,7 @@ def import_segmenter(
     for key, branch in {**named, **{f"aspp{i}": layer for i, layer in enumerate(head.atrous, 1)}}.items():
         assert isinstance(branch, ConvNormAct)
         assign(branch, key, variables)
-    with torch.no_grad():
-        classifier = head.classifier
-        assert classifier.bias is not None
-        classifier.weight.copy_(variables.take("logits/semantic/weights", classifier.weight, (3, 2, 0, 1)))
-        classifier.bias.copy_(variables.take("logits/semantic/biases", classifier.bias))
+    assign(head.classifier, "logits/semantic", variables)
     variables.check_all_taken()
     return model.eval()
 

@@ -1,8 +1,6 @@
 """TensorFlow's variables by name, and the layers of the backbones that they belong to."""
 
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,19 @@ from mnv2vision.backbones.layers import ConvNormAct
 from mnv2vision.errors import WeightsError
 
 # Widths that TF-slim published weights for.
-_WIDTHS = {"mobilenet_v2": (1.0, 1.4, 1.3, 0.75, 0.5, 0.35), "mobilenet_v1": (1.0, 0.75, 0.5, 0.25)}
-_SCOPES = {"mobilenet_v2": "MobilenetV2", "mobilenet_v1": "MobilenetV1"}
+_WIDTHS = {
+    "mobilenet_v2": (1.0, 1.4, 1.3, 0.75, 0.5, 0.35),
+    "mobilenet_v1": (1.0, 0.75, 0.5, 0.25),
+    "mobilenet_v3_large": (1.0, 0.75),
+    "mobilenet_v3_small": (1.0, 0.75),
+}
+SCOPES = {
+    "mobilenet_v2": "MobilenetV2",
+    "mobilenet_v1": "MobilenetV1",
+    "mobilenet_v3_large": "MobilenetV3",
+    "mobilenet_v3_small": "MobilenetV3",
+}
+"""TF-slim's name scope by ours of a backbone."""
 # Optimiser slots, counters and the like, which training leaves in a checkpoint.
 _TRAINING_ONLY = ("RMSProp", "RMSProp_1", "Momentum", "ExponentialMovingAverage", "global_step", "local_step", "biased")
 
@@ -41,6 +50,10 @@ class Variables:
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
 
+    def names(self, prefix: str) -> list[str]:
+        """The names that begin with a prefix."""
+        return [name for name in self._arrays if name.startswith(prefix)]
+
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a variable, or None."""
         return self._arrays[name].shape if name in self._arrays else None
@@ -52,7 +65,7 @@ class Variables:
         self._left.discard(name)
         array = self._arrays[name]
         fits = axes is None or len(axes) == array.ndim
-        tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(axes) if axes and fits else array))
+        tensor = torch.from_numpy(np.array(array.transpose(axes) if axes and fits else array, order="C"))
         if tensor.shape != target.shape:
             raise WeightsError(
                 f"{self.source}: {name} is {array.shape}, which does not fit a parameter of {tuple(target.shape)}"
@@ -69,48 +82,8 @@ class Variables:
             )
 
 
-def read_variables(path: str | os.PathLike[str]) -> Variables:
-    """Read TensorFlow variables.
-
-    Args:
-        path: A .safetensors or .npz file of name -> array, or a TensorFlow checkpoint (its prefix or its .index
-            file), for which the `tensorflow` extra must be installed.
-
-    Raises:
-        WeightsError: For a missing or unreadable file.
-    """
-    path = Path(path)
-    if path.suffix in (".safetensors", ".npz"):
-        if not path.is_file():
-            raise WeightsError(f"{path}: no such file")
-        try:
-            return Variables(_read_arrays(path), str(path))
-        except Exception as error:  # the readers raise many kinds for corrupt files
-            raise WeightsError(f"{path}: cannot be read ({error})") from error
-    prefix = str(path.with_suffix("")) if path.suffix == ".index" else str(path)
-    if not Path(f"{prefix}.index").is_file():
-        raise WeightsError(f"{path}: no such .safetensors or .npz file, nor a TensorFlow checkpoint {prefix}.index")
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise WeightsError(
-            f"{path}: reading TensorFlow checkpoints needs pip install 'mnv2vision[tensorflow]'"
-        ) from error
-    reader = tensorflow.train.load_checkpoint(prefix)
-    return Variables({name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}, str(path))
-
-
-def _read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    from safetensors.numpy import load_file
-
-    return dict(load_file(path))
-
-
-def layers_by_scope(backbone: Backbone, scope: str) -> Iterator[tuple[str, ConvNormAct]]:
-    """TensorFlow's name scope of each convolution of a MobileNetV1 or V2."""
+def layers_by_scope(backbone: Backbone, scope: str) -> Iterator[tuple[str, ConvNormAct | nn.Conv2d]]:
+    """TensorFlow's name scope of each convolution of a backbone, in the order of computation."""
     for name, layer in backbone.layers():
         index = int(name.removeprefix("block")) if name.startswith("block") else 0
         if isinstance(layer, InvertedResidual):
@@ -119,6 +92,9 @@ def layers_by_scope(backbone: Backbone, scope: str) -> Iterator[tuple[str, ConvN
                 yield f"{block}/expand", layer.expand
             if not layer.expansion_only:
                 yield f"{block}/depthwise", layer.depthwise
+                if layer.squeeze_excite is not None:
+                    yield f"{block}/squeeze_excite/Conv", layer.squeeze_excite.reduce
+                    yield f"{block}/squeeze_excite/Conv_1", layer.squeeze_excite.expand
                 yield f"{block}/project", layer.project
         elif isinstance(layer, DepthwiseSeparable):
             yield f"{scope}/Conv2d_{index + 1}_depthwise", layer.depthwise
@@ -130,11 +106,16 @@ def layers_by_scope(backbone: Backbone, scope: str) -> Iterator[tuple[str, ConvN
 
 
 @torch.no_grad()
-def assign(layer: ConvNormAct, scope: str, variables: Variables) -> None:
+def assign(layer: ConvNormAct | nn.Conv2d, scope: str, variables: Variables) -> None:
     """Set a layer from the variables of its scope, whose batch norm may be folded into weights and biases."""
-    depthwise = layer.conv.groups > 1
+    conv = layer.conv if isinstance(layer, ConvNormAct) else layer
+    depthwise = conv.groups > 1
     weights = f"{scope}/{'depthwise_weights' if depthwise else 'weights'}"
-    layer.conv.weight.copy_(variables.take(weights, layer.conv.weight, (2, 3, 0, 1) if depthwise else (3, 2, 0, 1)))
+    conv.weight.copy_(variables.take(weights, conv.weight, (2, 3, 0, 1) if depthwise else (3, 2, 0, 1)))
+    if conv.bias is not None:
+        conv.bias.copy_(variables.take(f"{scope}/biases", conv.bias))
+        return
+    assert isinstance(layer, ConvNormAct)
     norm = layer.norm
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
@@ -163,14 +144,20 @@ def architecture(variables: Variables, prefix: str = "", *, divisor: int | None 
         prefix: Of the backbone's scope, such as "FeatureExtractor/".
         divisor: See `MobileNetV2`; None for its own.
     """
-    for name, scope in _SCOPES.items():
-        scope = prefix + scope
-        if not any(f"{scope}/{stem}/weights" in variables for stem in ("Conv", "Conv2d_0")):
+    for name in _WIDTHS:
+        scope = prefix + SCOPES[name]
+        if not _names(name, scope, variables):
             continue
         for width in _WIDTHS[name]:
             options: dict[str, Any] = {"width": width, "padding": "tf", "norm_eps": 1e-3, "norm_momentum": 0.003}
             if divisor is not None and name == "mobilenet_v2":
                 options["divisor"] = divisor
+            # Block 5 has a gate in the large network and the small one, but in neither's minimalistic variant.
+            if (
+                SCOPES[name] == "MobilenetV3"
+                and f"{scope}/expanded_conv_5/squeeze_excite/Conv/weights" not in variables
+            ):
+                options["minimalistic"] = True
             with torch.device("meta"):
                 backbone = create_backbone(name, **options)
             if all(_fits(layer, key, variables) for key, layer in layers_by_scope(backbone, scope)):
@@ -178,12 +165,21 @@ def architecture(variables: Variables, prefix: str = "", *, divisor: int | None 
         raise WeightsError(
             f"{variables.source}: holds a {scope}, but none of a published width ({', '.join(map(str, _WIDTHS[name]))})"
         )
-    expected = " or ".join(prefix + scope for scope in _SCOPES.values())
+    expected = " or ".join(dict.fromkeys(prefix + scope for scope in SCOPES.values()))
     raise WeightsError(f"{variables.source}: holds no variables of {expected}")
 
 
-def _fits(layer: ConvNormAct, scope: str, variables: Variables) -> bool:
-    depthwise = layer.conv.groups > 1
+def _names(name: str, scope: str, variables: Variables) -> bool:
+    """Whether the variables' names are of this backbone."""
+    if not any(f"{scope}/{stem}/weights" in variables for stem in ("Conv", "Conv2d_0")):
+        return False
+    # The small MobileNetV3 ends with block 10.
+    large = any(variables.names(f"{scope}/expanded_conv_{index}/") for index in range(11, 15))
+    return {"mobilenet_v3_large": large, "mobilenet_v3_small": not large}.get(name, True)
+
+
+def _fits(layer: ConvNormAct | nn.Conv2d, scope: str, variables: Variables) -> bool:
+    depthwise = isinstance(layer, ConvNormAct) and layer.conv.groups > 1
     shape = variables.shape(f"{scope}/{'depthwise_weights' if depthwise else 'weights'}")
     # A missing or misshapen variable is named later; only sizes tell widths apart.
     return shape is None or len(shape) != 4 or shape[2 if depthwise else 3] == layer.out_channels

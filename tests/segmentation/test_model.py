@@ -170,7 +170,7 @@ def test_any_size(backbone: str, width: float, head: str, randomize: Randomize) 
 def _copy(reference: Any, model: Any) -> None:
     """Torchvision's weights into ours, by name, every one used."""
     theirs = reference.state_dict()
-    pairs = {ours: name for ours, name in name_pairs(model.backbone) if name.startswith("features")}
+    pairs = {ours: name for ours, name in name_pairs(model) if name.startswith("features")}
     state = {ours: theirs.pop(name.replace("features", "backbone")) for ours, name in pairs.items()}
     names = {"project.conv": "cbr.0", "project.norm": "cbr.1", "gate": "scale.1"}
     names |= {name: name for name in ("low_classifier", "high_classifier")}

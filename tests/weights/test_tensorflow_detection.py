@@ -10,14 +10,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from torch.nn import functional as F
 from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 
 from mnv2vision.detection.postprocess import detect
 from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.weights.tensorflow import convert, import_detector
-from mnv2vision.weights.tensorflow_variables import Variables, read_variables
+from mnv2vision.weights.tensorflow_files import read_variables
+from mnv2vision.weights.tensorflow_variables import Variables
 
 Arrays = dict[str, NDArray[Any]]
+NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 # Torchvision lists COCO's 91 columns: the background first, "N/A" for ids that were never annotated.
 COLUMNS = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"]
 IDS = [number for number, name in enumerate(COLUMNS) if number and name != "N/A"]
@@ -188,13 +191,23 @@ def test_names_of_ones_own(coco: Arrays, official: Path) -> None:
         import_detector(read_variables(official), names=("a", "b"))
 
 
-def test_mobilenet_v1() -> None:
-    """Of TF's SSDMobileNetV1FeatureExtractor, with use_depthwise: names and shapes written out."""
+# Of TensorFlow's heads: whether extra maps and predictors are depthwise, and the predictors' kernel.
+HEADS = {
+    "ssdlite": (True, True, 3),
+    "ssd": (False, False, 3),
+    "ssd_mobilenet_v1": (False, False, 1),
+    "ssd_mobilenet_v2": (True, False, 3),
+}
+
+
+def shapes_of_mobilenet_v1(head: str, columns: int) -> dict[str, tuple[int, ...]]:
+    """Of TF's SSDMobileNetV1FeatureExtractor and ConvolutionalBoxPredictor: names and shapes written out."""
+    extras, predictors, kernel = HEADS[head]
     shapes: dict[str, tuple[int, ...]] = {}
 
     def convolution(scope: str, *shape: int, depthwise: bool = False) -> None:
         shapes[f"{scope}/{'depthwise_weights' if depthwise else 'weights'}"] = shape
-        for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+        for name in NORM:
             shapes[f"{scope}/BatchNorm/{name}"] = (shape[2] if depthwise else shape[3],)
 
     base = "FeatureExtractor/MobilenetV1"
@@ -208,24 +221,99 @@ def test_mobilenet_v1() -> None:
         half = depth // 2
         convolution(f"{base}/Conv2d_13_pointwise_1_Conv2d_{number}_1x1_{half}", 1, 1, last, half)
         expanded = f"{base}/Conv2d_13_pointwise_2_Conv2d_{number}_3x3_s2_{depth}"
-        convolution(f"{expanded}_depthwise", 3, 3, half, 1, depthwise=True)
-        convolution(expanded, 1, 1, half, depth)
+        if extras:
+            convolution(f"{expanded}_depthwise", 3, 3, half, 1, depthwise=True)
+        convolution(expanded, *((1, 1) if extras else (3, 3)), half, depth)
         last = depth
     for index, depth in enumerate((512, 1024, 512, 256, 256, 128)):
         anchors = 3 if index == 0 else 6
-        for part, columns in (("BoxEncodingPredictor", 4), ("ClassPredictor", 6)):
+        for part, count in (("BoxEncodingPredictor", 4), ("ClassPredictor", columns)):
             scope = f"BoxPredictor_{index}/{part}"
-            convolution(f"{scope}_depthwise", 3, 3, depth, 1, depthwise=True)
-            shapes[f"{scope}/weights"] = (1, 1, depth, anchors * columns)
-            shapes[f"{scope}/biases"] = (anchors * columns,)
-    arrays = random_arrays(shapes)
+            if predictors:
+                convolution(f"{scope}_depthwise", 3, 3, depth, 1, depthwise=True)
+            side = 1 if predictors else kernel
+            shapes[f"{scope}/weights"] = (side, side, depth, anchors * count)
+            shapes[f"{scope}/biases"] = (anchors * count,)
+    return shapes
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_on_mobilenet_v1(head: str) -> None:
+    arrays = random_arrays(shapes_of_mobilenet_v1(head, 6))
     model: Any = import_detector(Variables(arrays, "x"))
     assert (model.config["backbone"], model.num_classes, model.names) == ("mobilenet_v1", 5, ())
+    assert model.config["head"] == head
     for number, extra in enumerate(model.head.extras, start=2):
-        (scope,) = [name for name in arrays if re.search(rf"_1_Conv2d_{number}_1x1_\d+/weights", name)]
-        ours = extra.squeeze.conv.weight.detach().numpy()[:, :, 0, 0]
-        np.testing.assert_array_equal(ours, arrays[scope][0, 0].T)
+        for kind, layer in (("1_Conv2d_{}_1x1", extra.squeeze), ("2_Conv2d_{}_3x3_s2", extra.project)):
+            (scope,) = [name for name in arrays if re.search(rf"_{kind.format(number)}_\d+/weights", name)]
+            np.testing.assert_array_equal(layer.conv.weight.detach().permute(2, 3, 1, 0).numpy(), arrays[scope])
+    for index, predictor in enumerate(model.head.classes):
+        ours = predictor.conv.weight.detach().permute(2, 3, 1, 0).numpy()
+        np.testing.assert_array_equal(ours, arrays[f"BoxPredictor_{index}/ClassPredictor/weights"])
     assert len(model.anchors) == 1917
+
+
+def same(x: torch.Tensor, weight: NDArray[Any], stride: int = 1, groups: int = 1) -> torch.Tensor:
+    """TensorFlow's convolution with SAME padding, of weights in its layout."""
+    kernel = torch.from_numpy(weight).permute((2, 3, 0, 1) if groups > 1 else (3, 2, 0, 1))
+    padding: list[int] = []
+    for length in (x.shape[3], x.shape[2]):
+        total = max((-(-length // stride) - 1) * stride + kernel.shape[-1] - length, 0)
+        padding += [total // 2, total - total // 2]
+    return F.conv2d(F.pad(x, padding), kernel, stride=stride, groups=groups)
+
+
+@pytest.mark.parametrize("head", ["ssd_mobilenet_v1", "ssd_mobilenet_v2"])
+def test_outputs_of_heads_by_hand(head: str) -> None:
+    arrays = random_arrays(shapes_of_mobilenet_v1(head, 3))
+    model: Any = import_detector(Variables(arrays, "x"))
+    base = "FeatureExtractor/MobilenetV1"
+
+    def layer(x: torch.Tensor, scope: str, stride: int = 1) -> torch.Tensor:
+        depthwise = f"{scope}/depthwise_weights" in arrays
+        weights = arrays[f"{scope}/{'depthwise_' * depthwise}weights"]
+        x = same(x, weights, stride, x.shape[1] if depthwise else 1)
+        norm = (torch.from_numpy(arrays[f"{scope}/BatchNorm/{key}"])[:, None, None] for key in NORM)
+        gamma, beta, mean, variance = norm
+        return F.relu6((x - mean) / (variance + 1e-3).sqrt() * gamma + beta)
+
+    x = torch.randn(1, 3, 96, 80, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours = model(x)
+    maps = []
+    x = layer(x, f"{base}/Conv2d_0", 2)
+    for index in range(1, 14):
+        x = layer(x, f"{base}/Conv2d_{index}_depthwise", 2 if index in (2, 4, 6, 12) else 1)
+        x = layer(x, f"{base}/Conv2d_{index}_pointwise")
+        maps += [x] * (index in (11, 13))
+    for number, depth in enumerate((512, 256, 256, 128), start=2):
+        x = layer(x, f"{base}/Conv2d_13_pointwise_1_Conv2d_{number}_1x1_{depth // 2}")
+        scope = f"{base}/Conv2d_13_pointwise_2_Conv2d_{number}_3x3_s2_{depth}"
+        x = layer(layer(x, f"{scope}_depthwise", 2), scope) if head == "ssd_mobilenet_v2" else layer(x, scope, 2)
+        maps.append(x)
+    for part, columns, found in (
+        ("BoxEncodingPredictor", 4, ours.box_codes[..., [1, 0, 3, 2]]),
+        ("ClassPredictor", 3, ours.class_logits),
+    ):
+        wanted = []
+        for index, features in enumerate(maps):
+            scope = f"BoxPredictor_{index}/{part}"
+            out = same(features, arrays[f"{scope}/weights"]).permute(0, 2, 3, 1)
+            wanted.append((out + torch.from_numpy(arrays[f"{scope}/biases"])).reshape(1, -1, columns))
+        expected = torch.cat(wanted, 1)
+        assert expected.std() > 0.1
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_an_unknown_head_is_named() -> None:
+    shapes = shapes_of_mobilenet_v1("ssd", 3)
+    for name, shape in shapes.items():
+        if name.startswith("BoxPredictor") and name.endswith("weights"):
+            shapes[name] = (5, 5, *shape[2:])
+    with pytest.raises(
+        WeightsError, match=r"^the file: has a head of Kind\(.*kernel=5\), which is none of ssdlite, ssd"
+    ):
+        import_detector(Variables(random_arrays(shapes), "the file"))
 
 
 # ---- what does not fit ----

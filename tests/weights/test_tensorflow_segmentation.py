@@ -17,7 +17,8 @@ import mnv2vision as mv
 from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.segmentation.inference import InferenceOptions, probabilities, to_masks
 from mnv2vision.weights.tensorflow import convert, import_segmenter
-from mnv2vision.weights.tensorflow_variables import Variables, read_variables
+from mnv2vision.weights.tensorflow_files import read_variables
+from mnv2vision.weights.tensorflow_variables import Variables
 
 Arrays = dict[str, NDArray[Any]]
 IDS = ("2007_000032", "2007_000033")

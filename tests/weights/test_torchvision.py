@@ -1,5 +1,6 @@
 """torchvision's MobileNets: the same outputs at random weights, and the published weights by their names."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,26 @@ from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum
 
 import mnv2vision as mv
+from mnv2vision.backbones.folding import carry_bias
 from mnv2vision.data.imagenet import imagenet_names
 from mnv2vision.errors import WeightsError
-from mnv2vision.weights.torchvision import convert, import_classifier
+from mnv2vision.weights.torchvision import convert, export_state, import_classifier
 
 Randomize = Callable[[nn.Module], None]
 
 
 def small_state(randomize: Randomize) -> dict[str, Tensor]:
-    theirs = tv.mobilenet_v2(width_mult=0.5, num_classes=7)
+    theirs: nn.Module = tv.mobilenet_v2(width_mult=0.5, num_classes=7)
     randomize(theirs)
     return theirs.state_dict()
+
+
+def assert_same_outputs(ours: nn.Module, theirs: nn.Module) -> None:
+    x = torch.randn(2, 3, 65, 50, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        a, b = ours(x), theirs(x)
+    assert b.std() > 1e-3
+    assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
 @pytest.mark.parametrize(
@@ -51,17 +61,70 @@ def test_outputs(
     assert ours.config["width"] == width
     assert ours.names == imagenet_names()
     assert not ours.training
-    x = torch.randn(2, 3, 65, 50, generator=torch.Generator().manual_seed(3))
-    with torch.no_grad():
-        a, b = ours(x), theirs(x)
-    assert b.std() > 1e-3
-    assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+    assert_same_outputs(ours, theirs)
     # It can go on training with the same batch norm.
     our_norms, their_norms = (
         [(norm.eps, norm.momentum) for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
         for model in (ours, theirs)
     )
     assert our_norms == their_norms
+
+
+@pytest.mark.parametrize(
+    ("create", "backbone", "options"),
+    [
+        (tv.mobilenet_v2, "mobilenet_v2", {"width": 0.5}),
+        (tv.mobilenet_v2, "mobilenet_v2", {"width": 1.4, "padding": "symmetric", "dropout": 0.5}),
+        (tv.mobilenet_v3_large, "mobilenet_v3_large", {}),
+        (tv.mobilenet_v3_small, "mobilenet_v3_small", {}),
+    ],
+)
+def test_back_to_torchvision(
+    create: Callable[..., nn.Module], backbone: str, options: dict[str, Any], randomize: Randomize
+) -> None:
+    ours = mv.create_model("classification", backbone=backbone, num_classes=9, **options)
+    randomize(ours)
+    theirs = create(num_classes=9, **({"width_mult": options["width"]} if options else {}))
+    theirs.load_state_dict(export_state(ours))
+    assert_same_outputs(ours.eval(), theirs.eval())
+
+
+def test_folded_weights_go_back(randomize: Randomize) -> None:
+    ours = mv.create_model("classification", width=0.35, num_classes=9)
+    randomize(ours)
+    for layer in ours.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            carry_bias(layer, layer.bias.detach().clone())
+    theirs = tv.mobilenet_v2(width_mult=0.35, num_classes=9)
+    theirs.load_state_dict(export_state(ours))
+    assert_same_outputs(ours.eval(), theirs.eval())
+    with pytest.raises(WeightsError, match=r"lacks backbone.stem.norm.weight; export it before .* folded"):
+        export_state(mv.backbones.fold_batch_norm(ours))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"padding": "tf"}, "torchvision: its mobilenet_v2 cannot follow padding='tf'"),
+        ({"norm_eps": 1e-3}, "its mobilenet_v2 cannot follow norm_eps=0.001"),
+        ({"depth": 1.2}, "its mobilenet_v2 cannot follow depth=1.2"),
+        ({"output_stride": 16}, "its mobilenet_v2 cannot follow output_stride=16"),
+        ({"taps": ["block16"]}, "its mobilenet_v2 classifies last, not block16"),
+        ({"backbone": "mobilenet_v3_small", "norm_eps": 1e-5}, "its mobilenet_v3_small cannot follow norm_eps=1e-05"),
+        ({"backbone": "mobilenet_v3_large", "width": 0.75}, "its mobilenet_v3_large cannot follow width=0.75"),
+        ({"backbone": "mobilenet_v1"}, "torchvision: it has no mobilenet_v1"),
+        ({"task": "segmentation"}, "only classifiers are exported"),
+    ],
+)
+def test_what_torchvision_cannot_compute(options: dict[str, Any], message: str) -> None:
+    model = mv.create_model(**({"task": "classification"} | options))
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        export_state(model)
+
+
+def test_preprocessing_that_differs(randomize: Randomize) -> None:
+    model = import_classifier(small_state(randomize), "x", preprocessing={"image_size": [160, 160]})
+    assert model.preprocessing == mv.Preprocessing(image_size=(160, 160))
 
 
 def test_classes_of_ones_own(randomize: Randomize) -> None:
@@ -76,15 +139,23 @@ def changed(state: dict[str, Tensor], **changes: Tensor | None) -> dict[str, Ten
 
 def test_what_does_not_fit_is_named(randomize: Randomize) -> None:
     state = small_state(randomize)
-    with pytest.raises(WeightsError, match=r"^x: lacks features\.3\.conv\.1\.1\.bias \(96,\)"):
-        import_classifier(changed(state, **{"features.3.conv.1.1.bias": None}), "x")
-    with pytest.raises(WeightsError, match=r"^x: features\.19\.weight \(2, 3\) has no place"):
-        import_classifier(changed(state, **{"features.19.weight": torch.zeros(2, 3)}), "x")
-    with pytest.raises(WeightsError, match=r"^x: .*none of the usual widths"):
-        import_classifier(changed(state, **{"features.0.0.weight": torch.zeros(17, 3, 3, 3)}), "x")
-    for key in ("features.0.0.weight", "classifier.1.weight"):
-        with pytest.raises(WeightsError, match=r"^x: holds no state of torchvision's"):
-            import_classifier(changed(state, **{key: None}), "x")
+    for changes, message in (
+        ({"features.3.conv.1.1.bias": None}, "lacks features.3.conv.1.1.bias (96,)"),
+        ({"features.0.0.weight": None}, "lacks features.0.0.weight (16, 3, 3, 3)"),
+        ({"classifier.1.weight": None}, "lacks classifier.1.weight (7, 1280)"),
+        ({"features.19.weight": torch.zeros(2, 3)}, "features.19.weight (2, 3) has no place"),
+        (
+            {"features.0.0.weight": torch.zeros(17, 3, 3, 3)},
+            "features.0.0.weight is (17, 3, 3, 3), but the model has (16, 3, 3, 3)",
+        ),
+    ):
+        with pytest.raises(WeightsError, match=rf"^x: {re.escape(message)}.*width=0\.5\)$"):
+            import_classifier(changed(state, **changes), "x")
+    # A width that no one has published.
+    with pytest.raises(
+        WeightsError, match=r"^x: .* is \(.*, but the model has .*closest: backbone=mobilenet_v2, width="
+    ):
+        import_classifier(tv.mobilenet_v2(width_mult=0.6).state_dict(), "x")
 
 
 def test_bad_files(tmp_path: Path) -> None:
@@ -133,7 +204,7 @@ def test_published_names(
         return theirs.state_dict()
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", downloaded)
-    model = convert("classification", name)
+    model: Any = convert("classification", name)
     assert asked == [name]
     assert torch.equal(model.classifier.weight, list(theirs.parameters())[-2])
     assert model.preprocessing.crop_fraction == pytest.approx(224 / resize)

@@ -1,0 +1,266 @@
+"""The published tables against the models: what is exact stays exact, and each deviation has its reason."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mnv2vision as mv
+from mnv2vision.errors import ConfigError
+from mnv2vision.paper import evaluate, report
+from mnv2vision.paper.published import Rounding
+from mnv2vision.paper.reproduce import MEASURED, TABLES, Figure, as_published, check, compare
+from mnv2vision.weights.convert import convert
+
+ROOT = Path(__file__).parents[2]
+_checked: dict[str, dict[tuple[str, str], Figure]] = {}
+
+
+def figures(name: str) -> dict[tuple[str, str], Figure]:
+    """The counted figures of a table by row and column."""
+    if name not in _checked:
+        counted = [figure for figure in check(TABLES[name]) if figure.column not in MEASURED]
+        _checked[name] = {(figure.row, figure.column): figure for figure in counted}
+    return _checked[name]
+
+
+def states(name: str) -> dict[tuple[str, str], str]:
+    return {key: figure.state for key, figure in figures(name).items() if figure.published}
+
+
+# ---- the rule ----
+
+
+@pytest.mark.parametrize(
+    ("published", "ours", "rounding", "state"),
+    [
+        ("300M", 300_774_272, "truncated", "exact"),
+        ("301M", 300_774_272, "truncated", "within 0.1 %"),
+        ("301M", 300_774_272, "rounded", "exact"),
+        ("1.25B", 1_259_100_000, "either", "exact"),
+        ("1.25B", 1_259_100_000, "rounded", "within 0.8 %"),
+        ("0.35B", 177_700_000, "either", "not matched"),
+        ("6.9M", 6_062_600, "either", "not matched"),
+        ("3504872", 3_504_872, "rounded", "exact"),
+        ("3504872", 3_504_873, "rounded", "within 0.1 %"),
+        ("100K", 101_999, "rounded", "within 2.0 %"),
+        ("100K", 102_001, "rounded", "not matched"),
+        ("7x7x320", "7x7x320", "either", "exact"),
+        ("7x7x320", "7x7x160", "either", "not matched"),
+    ],
+)
+def test_compare(published: str, ours: int | str, rounding: Rounding, state: str) -> None:
+    assert compare(published, ours, rounding) == state
+
+
+def test_as_published() -> None:
+    assert as_published(3_471_041, "3.4M") == "3.471M"
+    assert as_published(35_641_826, "35641826") == "35641826"
+    assert as_published(788_800_000, "") == "788.800M"
+
+
+# ---- the tables ----
+
+
+def test_all_rows_of_mobilenet_v2_are_exact() -> None:
+    found = states("slim_v2")
+    assert len({row for row, _ in found}) == 22
+    assert set(found.values()) == {"exact"}
+
+
+NOT_EXACT: dict[str, dict[tuple[str, str], str]] = {  # all other figures of these tables are
+    "2": {("bottlenecks, section 4", "n"): "not matched"},
+    "4": {
+        ("MobileNetV1", "madds"): "within 1.1 %",
+        ("NasNet-A", "params"): "published only",
+        ("NasNet-A", "madds"): "published only",
+        ("MobileNetV2 (1.4)", "params"): "not matched",
+        ("MobileNetV2 (1.4)", "madds"): "within 0.5 %",
+    },
+    "5": {("SSDLite", "madds"): "not matched"},
+    "6": {
+        ("SSD300", "params"): "not matched",
+        ("SSD300", "madds"): "not matched",
+        ("SSD512", "params"): "within 0.2 %",
+        ("SSD512", "madds"): "within 0.9 %",
+        ("YOLOv2", "params"): "not matched",
+    },
+    "7": {
+        ("MNet V1 ASPP OS 16", "madds"): "within 0.2 %",
+        ("MNet V1 ASPP OS 8 MF", "madds"): "not matched",
+        ("MNet V2 OS 16", "madds"): "within 0.3 %",
+        ("MNet V2 OS 8 MF", "madds"): "within 0.1 %",
+        ("ResNet-101 ASPP OS 16", "madds"): "within 0.3 %",
+        ("ResNet-101 ASPP OS 8 MF", "madds"): "within 0.1 %",
+    },
+    "paddle": {},
+    "timm": {(name, "params"): "published only" for name in ("mobilenetv2_110d", "mobilenetv2_120d")},
+    "torchvision": {
+        (name, column): "not matched"
+        for name in ("ssdlite320_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")
+        for column in ("params", "madds")
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOT_EXACT)
+def test_everything_else_is_exact(name: str) -> None:
+    assert {key: state for key, state in states(name).items() if state != "exact"} == NOT_EXACT[name]
+
+
+@pytest.mark.slow
+def test_mobilenet_v1() -> None:
+    missed = {row for (row, column), state in states("slim_v1").items() if state == "not matched"}
+    assert missed == {"0.75_224", "0.75_192", "0.75_160", "0.75_128", "0.25_192"}
+    assert figures("slim_v1")["0.75_224", "madds"].ours.startswith("325.")  # arXiv 1704.04861, table 6: 325 million
+
+
+@pytest.mark.slow
+def test_what_pytorch_and_space_to_batch_count() -> None:
+    # paper_facts 2.3: plain, and with the padding of TensorFlow's dilated convolutions.
+    for row, padded, plain in (
+        ("MNet V2 ASPP OS 16", "5.823B", "5.364B"),
+        ("MNet V2 ASPP OS 8 MF", "387.48B", "327.930B"),
+        ("MNet V1 ASPP OS 16", "14.2266B", "12.761B"),
+        ("MNet V1 ASPP OS 8 MF", "990.786B", "800.745B"),
+        ("ResNet-101 ASPP OS 16", "80.835B", "76.052B"),
+        ("ResNet-101 ASPP OS 8 MF", "4868.941B", "4353.776B"),
+    ):
+        assert figures("7")[row, "madds"].ours == padded
+        assert figures("7")[row, "madds in PyTorch"].ours == plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+def test_each_deviation_has_its_reason(name: str) -> None:
+    for figure in check(TABLES[name]):
+        if figure.state == "not matched" or (figure.state == "published only" and figure.column not in MEASURED):
+            assert figure.reason, figure
+        if figure.column not in MEASURED and figure.state != "published only":
+            assert figure.ours
+
+
+@pytest.mark.slow
+def test_the_page_is_up_to_date() -> None:
+    page = report.render([(table, check(table)) for table in TABLES.values()], "markdown", page=True)
+    assert (ROOT / "docs/reproduction.md").read_text(encoding="utf-8") == page, (
+        "run: python tools/reproduce.py output=docs/reproduction.md"
+    )
+
+
+# ---- the command ----
+
+TOOL = ROOT / "tools/reproduce.py"
+
+
+@pytest.fixture(scope="module")
+def main() -> Callable[[list[str]], int]:
+    function: Callable[[list[str]], int] = runpy.run_path(str(TOOL))["main"]
+    return function
+
+
+def test_command(main: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "a.json"
+    assert main(["table=5", "format=json", f"output={output}"]) == 0
+    assert capsys.readouterr() == (f"{output}\n", "")
+    assert {
+        (item["row"], item["column"], item["published"], item["state"]) for item in json.loads(output.read_text())
+    } == {
+        ("SSD", "params", "14.8M", "exact"),
+        ("SSD", "madds", "1.25B", "exact"),
+        ("SSDLite", "params", "2.1M", "exact"),
+        ("SSDLite", "madds", "0.35B", "not matched"),
+    }
+    assert main(["table=5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "| SSD | 14.8M | 14.777M | 1.25B | 1.2591B | exact |" in lines
+    assert lines[-1].startswith("matched 3 of 4 figures: 3 exact, 0 within 2 %; 1 not matched")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("argument", "status"), [("table=5", 0), ("table=9", 2)])
+def test_status_and_streams(argument: str, status: int) -> None:
+    process = subprocess.run([sys.executable, str(TOOL), argument], capture_output=True, text=True)
+    assert process.returncode == status
+    out, err = (process.stdout, process.stderr) if status == 0 else (process.stderr, process.stdout)
+    assert err == ""
+    assert out.startswith(
+        "## Extra maps" if status == 0 else "error: table=9 is unknown; valid: 2, 3, 4, 5, 6, 7, slim"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tabel=4"], "unknown argument tabel=4; valid: table=, format="),
+        (["table"], "unknown argument table; valid: table=, format="),
+        (["table=5", "format=xml"], "format=xml is unknown; valid: markdown, csv, json"),
+        (["figure=17"], "figure=17 is unknown; valid: 1, all, table6, 5, memory, parameters"),
+        (["evaluate=voc"], "evaluate= and latency= need table=<one table>"),
+        (["table=7", "evaluate=voc"], "evaluate= needs weights="),
+        (["table=7", "evaluate=voc", "weights=nowhere.safetensors"], "nowhere.safetensors: no such model file"),
+        (["table=7", "evaluate=voc", "weights=OS 9:a.safetensors"], "table=7 has no row 'OS 9'; valid: MNet V1 ASPP"),
+        (["table=2", "evaluate=voc", "weights=a.safetensors"], "table=2 has no row with a model to evaluate"),
+        (["table=4", "latency=maybe"], "latency=maybe is neither true nor false"),
+    ],
+)
+def test_mistakes_are_named(
+    arguments: list[str], message: str, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+# ---- accuracy and latency ----
+
+
+def test_a_file_belongs_to_the_rows_of_its_architecture(tmp_path: Path) -> None:
+    table = TABLES["7"]
+    models: dict[str, dict[str, Any]] = {"plain": {}, "aspp": {"atrous_rates": (6, 12, 18)}, "other": {"width": 0.5}}
+    for name, options in models.items():
+        mv.save(mv.create_model("segmentation", **options), tmp_path / f"{name}.safetensors")
+    rows = [row.name for row, _ in evaluate._assign(table, f"{tmp_path}/plain.safetensors,{tmp_path}/aspp.safetensors")]
+    assert rows == ["MNet V2 OS 16", "MNet V2 OS 8 MF", "MNet V2 ASPP OS 16", "MNet V2 ASPP OS 8 MF"]
+    one = evaluate._assign(table, f"MNet V2 OS 16:{tmp_path}/plain.safetensors")
+    assert [row.name for row, _ in one] == ["MNet V2 OS 16"]
+    with pytest.raises(ConfigError, match=r"other\.safetensors: .* is the model of no row of table=7: MNet V1"):
+        evaluate._assign(table, str(tmp_path / "other.safetensors"))
+    with pytest.raises(ConfigError, match="of no row of table=7"):
+        evaluate._assign(table, str(tmp_path))
+
+
+def test_latency() -> None:
+    rows = tuple(row for row in TABLES["slim_v2"].rows if row.name == "0.35_96")
+    measured = evaluate.latency(replace(TABLES["slim_v2"], rows=rows), rounds=1)
+    assert list(measured) == [("0.35_96", "latency")]
+    (text,) = measured.values()
+    assert re.fullmatch(r"\d+\.\dms \(\d+ threads\)", text)
+    assert float(text.split("ms")[0]) > 0
+
+
+@pytest.mark.slow
+def test_accuracy_stands_beside_the_published_one(
+    shared: Path, main: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "deeplab.safetensors"
+    official = shared / "weights/tf_deeplabv3_mobilenet_v2_1.0_513.safetensors"
+    convert(source="tensorflow", task="segmentation", input=str(official), output=str(weights))
+    data = [f"dataset.root={shared / 'data/voc/VOCdevkit'}", "loader.workers=0", f"run_dir={tmp_path / 'runs'}"]
+    assert main(["table=7", "format=json", "evaluate=voc", f"weights=MNet V2 OS 16:{weights}", *data]) == 0
+    (found,) = [item for item in json.loads(capsys.readouterr().out) if item["state"] == "measured"]
+    assert (found["row"], found["column"], found["published"]) == ("MNet V2 OS 16", "mIoU", "75.32")
+    metrics = json.loads((tmp_path / "runs/table_7_MNet_V2_OS_16/metrics.json").read_text())
+    images = len((shared / "data/voc/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").read_text().split())
+    assert found["ours"] == f"{100 * metrics['mIoU']:.2f} ({images} images)"
