@@ -101,7 +101,7 @@ NOT_EXACT: dict[str, dict[tuple[str, str], str]] = {  # all other figures of the
         ("ResNet-101 ASPP OS 8 MF", "madds"): "within 0.1 %",
     },
     "paddle": {},
-    "timm": {(name, "params"): "published only" for name in ("mobilenetv2_110d", "mobilenetv2_120d")},
+    "timm": {},
     "torchvision": {
         (name, column): "not matched"
         for name in ("ssdlite320_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")

@@ -1,0 +1,148 @@
+"""Published figures beside ours, and how far they agree."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mnv2vision.errors import ConfigError
+from mnv2vision.paper.counts import Value, measure
+from mnv2vision.paper.published import TABLE_2, TABLE_3, Rounding, Row, Table
+from mnv2vision.paper.published_classification import SLIM_V1, SLIM_V2, SLIM_V3, TABLE_4
+from mnv2vision.paper.published_detection import DETECTION_ZOO, TABLE_5, TABLE_6
+from mnv2vision.paper.published_projects import D_LI14, DETECTORS, PADDLE, TIMM, TORCHVISION
+from mnv2vision.paper.published_segmentation import DEEPLAB_ZOO, TABLE_7
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        *(TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6, TABLE_7),
+        *(SLIM_V2, SLIM_V1, SLIM_V3, DETECTION_ZOO, DEEPLAB_ZOO),
+        *(TORCHVISION, TIMM, PADDLE, D_LI14, DETECTORS),
+    )
+}
+
+MEASURED = ("top1", "top5", "mAP", "mIoU", "latency")
+"""Columns that need weights or a machine; the others are counted."""
+TOLERANCE = 0.02
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+_NUMBER = re.compile(r"(\d+)(?:\.(\d+))?([KMB]?)")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a table.
+
+    Attributes:
+        table: Name of the table.
+        row: Name of the row.
+        column: Name of the column.
+        published: As published; empty where nothing is.
+        ours: In the published unit, with two more digits; empty where there is no model to count, or nothing measured.
+        state: "exact", "within x %", "not matched", "measured" (accuracy and latency), "published only" or "ours only".
+        reason: Why it is not matched, or why there is no model.
+    """
+
+    table: str
+    row: str
+    column: str
+    published: str
+    ours: str
+    state: str
+    reason: str = ""
+
+
+def tables(name: str | None) -> list[Table]:
+    """The table of a name, or all.
+
+    Raises:
+        ConfigError: With the names there are.
+    """
+    if name is None:
+        return list(TABLES.values())
+    if name not in TABLES:
+        raise ConfigError(f"table={name} is unknown; valid: {', '.join(TABLES)}")
+    return [TABLES[name]]
+
+
+def check(table: Table, measured: Mapping[tuple[str, str], str] | None = None) -> list[Figure]:
+    """All figures of a table.
+
+    Args:
+        table: What is published.
+        measured: Accuracy and latency, as text, by row and column.
+    """
+    return [figure for row in table.rows for figure in _check_row(table, row, measured or {})]
+
+
+def _check_row(table: Table, row: Row, measured: Mapping[tuple[str, str], str]) -> Iterator[Figure]:
+    ours = counted(table, row)
+    for column in dict.fromkeys((*row.figures, *ours)):
+        published = row.figures.get(column, "")
+        if column in MEASURED:
+            text = measured.get((row.name, column), "")
+            state = "measured" if text else "published only"
+            yield Figure(table.name, row.name, column, published, text, state, row.reasons.get("model", ""))
+        elif column not in ours:
+            yield Figure(table.name, row.name, column, published, "", "published only", row.reasons["model"])
+        else:
+            state = compare(published, ours[column], table.rounding) if published else "ours only"
+            reason = row.reasons.get(column, "") if state == "not matched" else ""
+            text = as_published(ours[column], published)
+            yield Figure(table.name, row.name, column, published, text, state, reason)
+
+
+def counted(table: Table, row: Row) -> dict[str, Value]:
+    """Our counts by the rules of the table, by column; none without a model."""
+    if row.model is None:
+        return {}
+    ours = measure(row.model)
+    if row.model.kind in ("stage", "map", "peak"):
+        return {column: value for column, value in ours.items() if column in row.figures}
+    if not table.space_to_batch:
+        return {"params": ours[table.params], "madds": ours["madds"]}
+    return {"params": ours[table.params], "madds": ours["madds_space_to_batch"], "madds in PyTorch": ours["madds"]}
+
+
+def compare(published: str, ours: Value, rounding: Rounding) -> str:
+    """How far a figure of ours agrees with a published one.
+
+    Returns:
+        "exact" (equal at the published precision, by the table's way of rounding), "within x %" up to 2 %, or
+        "not matched".
+    """
+    number = _NUMBER.fullmatch(published)
+    if number is None or isinstance(ours, str):
+        return "exact" if published == ours else "not matched"
+    decimals = len(number[2] or "")
+    last_digit = Fraction(_UNITS[number[3]], 10**decimals)
+    units = int(number[1] + (number[2] or ""))
+    truncated, rounded = math.floor(ours / last_digit), math.floor(ours / last_digit + Fraction(1, 2))
+    if units in {"truncated": (truncated,), "rounded": (rounded,), "either": (truncated, rounded)}[rounding]:
+        return "exact"
+    deviation = abs(ours / (units * last_digit) - 1)
+    return f"within {math.ceil(deviation * 1000) / 10} %" if deviation <= TOLERANCE else "not matched"
+
+
+def as_published(ours: Value, published: str) -> str:
+    """Our figure in the unit of the published one, with two more digits; in M or B where there is none."""
+    if isinstance(ours, str):
+        return ours
+    number = _NUMBER.fullmatch(published)
+    if number is None:
+        return f"{ours / 1e9:.3f}B" if ours >= 1e9 else f"{ours / 1e6:.3f}M"
+    if not number[3] and number[2] is None:
+        return str(ours)
+    return f"{ours / _UNITS[number[3]]:.{len(number[2] or '') + 2}f}{number[3]}"
+
+
+def summary(figures: Sequence[Figure]) -> str:
+    """One line: how many figures are matched."""
+    states = [figure.state for figure in figures if figure.column not in MEASURED and figure.published]
+    exact, close = states.count("exact"), sum(state.startswith("within") for state in states)
+    missed, alone = states.count("not matched"), states.count("published only")
+    return (
+        f"matched {exact + close} of {len(states) - alone} figures: {exact} exact, {close} within"
+        f" {TOLERANCE * 100:g} %; {missed} not matched, with reasons; {alone} more are published only"
+    )
