@@ -218,7 +218,8 @@ class Task(pl.LightningModule):
             scaled = options["lr"] * batch / reference
             log.info("learning rate %.4g = %.4g x global batch %d / %d", scaled, options["lr"], batch, reference)
             options["lr"] = scaled
-        optimizer = build_optimizer(self.model, **options)
+        # Lightning cannot clip the gradients of fused optimisers in mixed precision.
+        optimizer = build_optimizer(self.model, **options, fused=not trainer.gradient_clip_val)
         trainer.fit_loop.setup_data()  # the number of batches is not known before
         total = trainer.estimated_stepping_batches
         if self.options.max_steps >= 0:

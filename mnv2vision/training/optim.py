@@ -105,6 +105,7 @@ def build_optimizer(
     nesterov: bool,
     rms_decay: float,
     eps: float | None,
+    fused: bool = True,
 ) -> Optimizer:
     """The optimiser of a training run.
 
@@ -118,18 +119,21 @@ def build_optimizer(
         nesterov: For sgd.
         rms_decay: For rmsprop_tf, decay of the mean square.
         eps: For rmsprop_tf (None: 1.0) and adamw (None: 1e-8).
+        fused: Whether sgd and adamw may update all parameters in one pass on a CPU.
     """
     groups = parameter_groups(model, weight_decay, decay_depthwise)
     if not (lr >= 0 and weight_decay >= 0 and momentum >= 0):
         raise ConfigError(f"optimizer: lr={lr}, weight_decay={weight_decay} and momentum={momentum} must be 0 or more")
+    # On a CPU torch does not fuse by itself; on a GPU it chooses well.
+    fused = True if fused and all(parameter.device.type == "cpu" for parameter in model.parameters()) else None
     if name == "sgd":
         if nesterov and not momentum:
             raise ConfigError("optimizer.nesterov=true needs an optimizer.momentum above 0")
-        return SGD(groups, lr, momentum=momentum, nesterov=nesterov)
+        return SGD(groups, lr, momentum=momentum, nesterov=nesterov, fused=fused)
     if name == "rmsprop_tf":
         return RMSpropTF(groups, lr, decay=rms_decay, momentum=momentum, eps=1.0 if eps is None else eps)
     if name == "adamw":
-        return AdamW(groups, lr, eps=1e-8 if eps is None else eps)
+        return AdamW(groups, lr, eps=1e-8 if eps is None else eps, fused=fused)
     raise ConfigError(f"optimizer.name={name!r} is unknown; valid: sgd, rmsprop_tf, adamw")
 
 

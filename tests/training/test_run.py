@@ -192,7 +192,18 @@ def test_frozen_blocks_stay(ema: float, tmp_path: Path, train: Train) -> None:
     assert not any(torch.equal(before[name], after[name]) for name in before if name not in frozen)
 
 
-@pytest.mark.parametrize("arguments", [["trainer.precision=bf16-mixed"], ["channels_last=false"]])
+CLIPPED = ["trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1.0"]  # which fused optimisers do not bear
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["trainer.precision=bf16-mixed"],
+        ["channels_last=false"],
+        CLIPPED,
+        [*CLIPPED, "optimizer.name=adamw", "optimizer.lr=1e-3"],
+    ],
+)
 def test_other_ways_to_compute(arguments: list[str], tmp_path: Path, train: Train) -> None:
     assert train(f"run_dir={tmp_path}", "trainer.max_epochs=1", *arguments) == 0
     assert all(tensor.dtype != torch.bfloat16 for tensor in load_file(tmp_path / "model.safetensors").values())

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -255,3 +256,28 @@ def test_what_convert_refuses(tmp_path: Path, options: dict[str, str], told: str
     with pytest.raises((ConfigError, WeightsError), match=told):
         convert(output=str(tmp_path / "out.safetensors"), **options)
     assert list(tmp_path.glob("*.safetensors")) == []
+
+
+def test_the_official_classifier_by_name(shared: Path) -> None:
+    folder = shared / "weights"
+    model = mv.load("tensorflow/mobilenet_v2_1.0-224", input=folder / "tf_mobilenet_v2_1.0_224.safetensors")
+    vectors = np.load(folder / "tf_mobilenet_v2_1.0_224.vectors.npz")
+    for index in range(3):
+        with torch.no_grad():  # fed as they are, see test_tensorflow.py
+            ours = model(torch.from_numpy(vectors[f"input_{index}"]).float().permute(0, 3, 1, 2)).softmax(1)[0].numpy()
+        published = vectors[f"probabilities_{index}"][1:]
+        assert np.abs(ours - published / published.sum()).max() < 0.005
+    assert model.preprocessing.image_size == (224, 224)
+
+
+@pytest.mark.slow
+def test_the_official_segmentation_model_by_name(shared: Path) -> None:
+    path = shared / "weights/tf_deeplabv3_mobilenet_v2_1.0_513.safetensors"
+    name = "tensorflow/deeplabv3_mobilenet_v2-coco_voc_trainval"
+    model = mv.load(name, input=path)
+    vectors = np.load(path.with_suffix(".vectors.npz"))
+    key = next(key for key in vectors.files if key.startswith("input_"))
+    image = torch.from_numpy(vectors[key].astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        ours = model(image)[0].permute(1, 2, 0).numpy()
+    assert np.abs(ours - vectors[key.replace("input", "logits")]).max() < 1e-3
