@@ -156,7 +156,7 @@ def test_help_follows_the_choice_of_a_group(capsys: pytest.CaptureFixture[str]) 
         (["task=cooking"], "task=cooking is unknown; valid: classification"),
         (["dataset=cifar"], "dataset=cifar is unknown; valid: coco, imagenet, shapes, voc"),
         (["backbone=resnet"], "backbone=resnet is unknown; valid: mobilenet_v1, mobilenet_v2"),
-        (["recipe=paper"], "recipe=paper is unknown; valid: deeplab_coco_pretrain, "),
+        (["recipe=paper"], "recipe=paper is unknown; valid: ablation, deeplab_coco_pretrain, "),
         (["recipe=finetune", "augmentation.flop=1"], "augmentation.flop; did you mean augmentation.flip?"),
     ],
 )
@@ -207,7 +207,7 @@ def test_values_that_cannot_work(
 
 
 def test_numbers_as_names_of_files(capsys: pytest.CaptureFixture[str], place: Path) -> None:
-    assert "007: no such model file" in refusal(["train", "init_from=007", "run_dir=2024"], capsys)
+    assert "007: no such file, and no published weights" in refusal(["train", "init_from=007", "run_dir=2024"], capsys)
     assert "2012: the data set's root" in refusal(["train", "dataset=imagenet", "dataset.root=2012"], capsys)
 
 

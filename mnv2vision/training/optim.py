@@ -125,15 +125,16 @@ def build_optimizer(
     if not (lr >= 0 and weight_decay >= 0 and momentum >= 0):
         raise ConfigError(f"optimizer: lr={lr}, weight_decay={weight_decay} and momentum={momentum} must be 0 or more")
     # On a CPU torch does not fuse by itself; on a GPU it chooses well.
-    fused = True if fused and all(parameter.device.type == "cpu" for parameter in model.parameters()) else None
+    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
+    fuse = True if fused and on_cpu else None
     if name == "sgd":
         if nesterov and not momentum:
             raise ConfigError("optimizer.nesterov=true needs an optimizer.momentum above 0")
-        return SGD(groups, lr, momentum=momentum, nesterov=nesterov, fused=fused)
+        return SGD(groups, lr, momentum=momentum, nesterov=nesterov, fused=fuse)
     if name == "rmsprop_tf":
         return RMSpropTF(groups, lr, decay=rms_decay, momentum=momentum, eps=1.0 if eps is None else eps)
     if name == "adamw":
-        return AdamW(groups, lr, eps=1e-8 if eps is None else eps, fused=fused)
+        return AdamW(groups, lr, eps=1e-8 if eps is None else eps, fused=fuse)
     raise ConfigError(f"optimizer.name={name!r} is unknown; valid: sgd, rmsprop_tf, adamw")
 
 

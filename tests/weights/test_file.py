@@ -176,7 +176,7 @@ def without(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (lambda data: data | {"config": []}, "rebuilt"),
         (lambda data: data | {"config": data["config"] | {"backbone": "resnet"}}, "rebuilt.*resnet"),
         (lambda data: data | {"config": data["config"] | {"task": "cooking"}}, "rebuilt.*cooking"),
-        (lambda data: data | {"config": data["config"] | {"depth": 3}}, "rebuilt.*depth"),
+        (lambda data: data | {"config": data["config"] | {"wideness": 3}}, "rebuilt.*wideness"),
         (lambda data: data | {"config": data["config"] | {"dropout": 7}}, "rebuilt.*7"),
         (lambda data: data | {"config": data["config"] | {"width": "wide"}}, "rebuilt.*wide"),
         (lambda data: data | {"preprocessing": {"resise": "crop"}}, "rebuilt.*resise"),
