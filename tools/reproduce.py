@@ -52,9 +52,9 @@ def run(arguments: list[str]) -> str:
     chosen = reproduce.tables(given.get("table"))
     measured = {}
     if "evaluate" in given or given.get("latency", "false") != "false":
-        from mnv2vision.paper import evaluate
+        from mnv2vision import reproduce_measured
 
-        measured = evaluate.measure(chosen, given, unknown)
+        measured = reproduce_measured.measure(chosen, given, unknown)
     text = report.render([(table, reproduce.check(table, measured)) for table in chosen], form, page=output is not None)
     if output is None:
         return text

@@ -54,10 +54,11 @@ def download(url: str, path: Path, *, digest: str = "") -> Path:
         raise WeightsError(f"{url}: not downloaded, offline mode is on{by_hand}")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
+    version = path.with_name(f"{path.name}.part.etag")
     reason = ""
     for _ in range(_TRIES):
         try:
-            done = _fetch(url, part)
+            done = _fetch(url, part, version)
         except urllib.error.HTTPError as error:
             if error.code == 416:  # what is there is no beginning of the file
                 part.unlink(missing_ok=True)
@@ -76,20 +77,29 @@ def download(url: str, path: Path, *, digest: str = "") -> Path:
     found = sha256(part)
     if not found.startswith(digest):
         part.unlink()
+        version.unlink(missing_ok=True)
         raise WeightsError(f"{url}: has the SHA-256 {found}, not {digest}: damaged, or replaced; it was deleted")
     part.replace(path)
+    version.unlink(missing_ok=True)
     return path
 
 
-def _fetch(url: str, part: Path) -> bool:
-    """Append to `part` what is missing of it; whether it is whole now."""
-    have = part.stat().st_size if part.exists() else 0
+def _fetch(url: str, part: Path, version: Path) -> bool:
+    """Append to `part` what is missing of it; whether it is whole now.
+
+    `version` keeps the server's name for what the part is of: of another version, the file is sent from its beginning.
+    """
+    have = part.stat().st_size if part.exists() and version.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "mnv2vision"})
     if have:
         request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", version.read_text())
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
         if response.status != 206:  # a server that does not resume
             have = 0
+            version.unlink(missing_ok=True)
+            if etag := response.headers.get("ETag"):
+                version.write_text(etag)
         length = response.headers.get("Content-Length")
         with part.open("ab" if have else "wb") as file:
             while chunk := response.read(_CHUNK):

@@ -148,7 +148,7 @@ def _huggingface() -> Iterator[Entry]:
         "hf://google/deeplabv3_mobilenet_v2_1.0_513/model.safetensors",
         VOC,
         "other (of its page)",
-        {"mIoU": 80.25},
+        {},
         MODULES,
     )
 
@@ -180,7 +180,7 @@ def _tensorflow() -> Iterator[Entry]:
             f"https://storage.googleapis.com/mobilenet_v3/checkpoints/{archive}_float.tgz",
             _APACHE,
             {"top1": top1},
-            LAYOUT,
+            LAYOUT if "large" in kind else f"{LAYOUT}; its published parameter count is not that of TF-slim's code",
             member="*ema/model-*.index",
         )
     for name, archive, mean_ap in _TF_DETECTION:

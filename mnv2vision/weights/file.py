@@ -45,8 +45,17 @@ def save(model: VisionModel, path: str | os.PathLike[str], *, provenance: Mappin
         model: Made by `create_model` or `load`.
         path: The file; an older one is replaced.
         provenance: Where the weights came from, kept in the metadata.
+
+    Raises:
+        WeightsError: For a copy prepared for inference, whose weights its options cannot rebuild.
     """
     path = Path(path)
+    with torch.device("meta"):
+        rebuilt = create_model(**model.config, names=model.names, preprocessing=model.preprocessing)
+    if model.state_dict().keys() != rebuilt.state_dict().keys():
+        raise WeightsError(
+            f"{path}: not written, the model is a copy prepared for inference (folded or split); save the original"
+        )
     metadata = {
         "format_version": FORMAT_VERSION,
         "version": mnv2vision.__version__,

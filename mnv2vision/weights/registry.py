@@ -17,7 +17,7 @@ import mnv2vision
 from mnv2vision.errors import WeightsError
 from mnv2vision.vision_model import VisionModel
 from mnv2vision.weights import file
-from mnv2vision.weights.download import download, home, offline
+from mnv2vision.weights.download import download, home, offline, sha256
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +184,9 @@ def _made(folder: Path) -> Path:
 
 
 def _unpack(archive: Path, entry: Entry) -> Path:
-    """Unpack an archive beside it, or in the home folder where that cannot be written; the member that is meant."""
-    folder = home() / "unpacked" / archive.name.partition(".tgz")[0].partition(".tar")[0]
+    """Unpack an archive in the home folder; the member that is meant."""
+    stem = archive.name.partition(".tgz")[0].partition(".tar")[0]
+    folder = home() / "unpacked" / f"{stem}-{sha256(archive)[:8]}"  # another archive may have the same name
     if not folder.exists():
         partial = _made(folder.parent) / f".{folder.name}.{os.getpid()}"
         try:

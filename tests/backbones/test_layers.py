@@ -82,3 +82,27 @@ def test_strided_depthwise_gradients_are_the_same_under_autocast():
     assert out.dtype == torch.bfloat16
     out.float().square().sum().backward()
     torch.testing.assert_close(conv.weight.grad, expected, rtol=0.05, atol=0.05 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize(("size", "rate"), [((8, 8), 2), ((7, 9), 2), ((5, 6), 4), ((33, 17), 4)])
+def test_space_to_batch_is_the_dilated_convolution(size: tuple[int, int], rate: int) -> None:
+    conv = Conv2d(6, 6, 3, groups=6).double()
+    conv.set_stride(1, rate)
+    x = torch.randn(2, 6, *size, dtype=torch.double, requires_grad=True)
+    expected = F.conv2d(x, conv.weight, padding=rate, dilation=rate, groups=6)
+    actual = conv._space_to_batch(x)
+    torch.testing.assert_close(actual, expected)
+    inputs = (x, conv.weight)
+    weights = torch.randn_like(expected)
+    gradients = [torch.autograd.grad((out * weights).sum(), inputs) for out in (expected, actual)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_dilated_depthwise_training_under_autocast() -> None:
+    conv = Conv2d(6, 6, 3, groups=6).train()
+    conv.set_stride(1, 2)
+    x = torch.randn(2, 6, 9, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        trained, inferred = conv(x), conv.eval()(x)
+    torch.testing.assert_close(trained.float(), inferred.float(), rtol=0.02, atol=0.02)

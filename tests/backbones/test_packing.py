@@ -31,3 +31,15 @@ def test_nothing_is_packed_without_the_operators(monkeypatch):
     model = fold_batch_norm(create_backbone("mobilenet_v2", width=0.35))
     pack_convolutions(model)
     assert not any(isinstance(module, packing._PackedConv) for module in model.modules())
+
+
+def test_inputs_of_changing_size_and_count():
+    model = create_backbone("mobilenet_v2", width=0.35)
+    model.train()(torch.randn(4, 3, 64, 64))
+    folded, packed = fold_batch_norm(model), fold_batch_norm(model)
+    pack_convolutions(packed)
+    for shape in ((1, 3, 64, 64), (1, 3, 96, 64), (3, 3, 64, 64), (1, 3, 64, 64)):
+        images = torch.randn(shape).to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            expected, actual = folded(images)["last"], packed(images)["last"]
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))

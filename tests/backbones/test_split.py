@@ -15,8 +15,8 @@ from mnv2vision.backbones.blocks import InvertedResidual
 from mnv2vision.backbones.layers import LayerOptions
 from mnv2vision.backbones.split import _SplitResidual, split_inference
 from mnv2vision.benchmark import settle
+from mnv2vision.benchmark_memory import peak_bytes
 from mnv2vision.errors import ConfigError
-from mnv2vision.paper.memory import peak_bytes
 
 Randomize = Callable[[nn.Module], None]
 

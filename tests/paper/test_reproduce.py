@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 import mnv2vision as mv
+from mnv2vision import reproduce_measured
 from mnv2vision.errors import ConfigError
-from mnv2vision.paper import evaluate, report
+from mnv2vision.paper import report
 from mnv2vision.paper.published import Rounding
 from mnv2vision.paper.reproduce import MEASURED, TABLES, Figure, as_published, check, compare
 from mnv2vision.weights.convert import convert
@@ -231,19 +232,22 @@ def test_a_file_belongs_to_the_rows_of_its_architecture(tmp_path: Path) -> None:
     models: dict[str, dict[str, Any]] = {"plain": {}, "aspp": {"atrous_rates": (6, 12, 18)}, "other": {"width": 0.5}}
     for name, options in models.items():
         mv.save(mv.create_model("segmentation", **options), tmp_path / f"{name}.safetensors")
-    rows = [row.name for row, _ in evaluate._assign(table, f"{tmp_path}/plain.safetensors,{tmp_path}/aspp.safetensors")]
+    rows = [
+        row.name
+        for row, _ in reproduce_measured._assign(table, f"{tmp_path}/plain.safetensors,{tmp_path}/aspp.safetensors")
+    ]
     assert rows == ["MNet V2 OS 16", "MNet V2 OS 8 MF", "MNet V2 ASPP OS 16", "MNet V2 ASPP OS 8 MF"]
-    one = evaluate._assign(table, f"MNet V2 OS 16:{tmp_path}/plain.safetensors")
+    one = reproduce_measured._assign(table, f"MNet V2 OS 16:{tmp_path}/plain.safetensors")
     assert [row.name for row, _ in one] == ["MNet V2 OS 16"]
     with pytest.raises(ConfigError, match=r"other\.safetensors: .* is the model of no row of table=7: MNet V1"):
-        evaluate._assign(table, str(tmp_path / "other.safetensors"))
+        reproduce_measured._assign(table, str(tmp_path / "other.safetensors"))
     with pytest.raises(ConfigError, match="of no row of table=7"):
-        evaluate._assign(table, str(tmp_path))
+        reproduce_measured._assign(table, str(tmp_path))
 
 
 def test_latency() -> None:
     rows = tuple(row for row in TABLES["slim_v2"].rows if row.name == "0.35_96")
-    measured = evaluate.latency(replace(TABLES["slim_v2"], rows=rows), rounds=1)
+    measured = reproduce_measured.latency(replace(TABLES["slim_v2"], rows=rows), rounds=1)
     assert list(measured) == [("0.35_96", "latency")]
     (text,) = measured.values()
     assert re.fullmatch(r"\d+\.\dms \(\d+ threads\)", text)

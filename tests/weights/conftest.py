@@ -59,12 +59,14 @@ def files() -> Iterator[Files]:
             if content is None:
                 return self.send_error(404)
             start = 0
-            if wanted and files.resumes:
+            version = f'"{hashlib.sha1(content).hexdigest()}"'
+            if wanted and files.resumes and self.headers.get("If-Range") == version:
                 start = int(wanted.removeprefix("bytes=").removesuffix("-"))
                 if start >= len(content):
                     return self.send_error(416)
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("ETag", version)
             self.end_headers()
             self.wfile.write(content[start:][: files.breaks_after])
 

@@ -250,3 +250,11 @@ def test_weights_of_another_width_or_depth(path: Path, tmp_path: Path) -> None:
     mv.save(make(taps=("block5",)), tmp_path / "short.safetensors")
     with pytest.raises(WeightsError, match=r"^x: lacks backbone\.block6\.expand\.conv\.weight \(96, 16, 1, 1\)"):
         file.initialize_from(make(), file.read(tmp_path / "short.safetensors"), "x")
+
+
+@pytest.mark.parametrize("prepare", [mv.fold_batch_norm, mv.split_inference])
+def test_copies_for_inference_are_not_saved(prepare: Any, tmp_path: Path) -> None:
+    model = mv.create_model("classification", width=0.35, num_classes=2)
+    with pytest.raises(WeightsError, match="not written, the model is a copy prepared for inference"):
+        mv.save(prepare(model), tmp_path / "model.safetensors")
+    assert list(tmp_path.glob("*.safetensors")) == []

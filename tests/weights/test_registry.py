@@ -99,6 +99,19 @@ def test_an_archive_is_unpacked(files, peer, published: bytes, publish: Publish)
         mv.load("me/missing")
 
 
+def test_another_archive_of_the_same_name(tmp_path: Path, published: bytes, publish: Publish) -> None:
+    publish("me/packed", "", member="*.pth")
+    for folder, content in (("a", b"broken"), ("b", published)):
+        (tmp_path / folder).mkdir()
+        with tarfile.open(tmp_path / folder / "model.tgz", "w:gz") as archive:
+            member = tarfile.TarInfo("model.pth")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(WeightsError, match="no state dictionary"):
+        mv.load("me/packed", input=tmp_path / "a/model.tgz")
+    assert mv.load("me/packed", input=tmp_path / "b/model.tgz").num_classes == 1000
+
+
 def test_an_archive_cannot_write_elsewhere(files, tmp_path: Path, publish: Publish) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
