@@ -33,8 +33,8 @@ def measure(model: Model) -> Mapping[str, Value]:
 
     Returns:
         Of whole models: params, params_without_norm, params_and_statistics, madds (of one image; of all passes where
-        there are several scales) and madds_space_to_batch (as TensorFlow counts, whose dilated convolutions work on
-        maps padded to a multiple of the rate).
+        there are several scales), madds_space_to_batch (as TensorFlow counts, whose dilated convolutions work on
+        maps padded to a multiple of the rate) and madds_and_norms (one more for each channel of a batch norm).
         Of parts of a backbone: what tables 2 and 3 have.
     """
     options = dict(model.options)
@@ -65,6 +65,7 @@ def measure(model: Model) -> Mapping[str, Value]:
         "params_and_statistics": params + costs.buffers,
         "madds": madds,
         "madds_space_to_batch": madds + padding,
+        "madds_and_norms": madds + costs.buffers // 2,
     }
 
 

@@ -37,7 +37,7 @@ class Row:
         name: As published.
         model: What to count; None where nothing here has this structure.
         figures: As published, by column: "3.47M" says its precision and its unit.
-        reasons: Why a figure is not matched, by column; "model" says why there is none.
+        reasons: Why a figure is not exact, by column; "model" says why there is none.
     """
 
     name: str
@@ -57,7 +57,8 @@ class Table:
         rows: Its rows.
         rounding: How its figures are made of the arithmetic.
         params: Which parameters it counts: all, all but batch norm's, or all and the running statistics.
-        space_to_batch: Its multiply-adds count the padding of TensorFlow's space_to_batch; see `counts`.
+        madds: What its multiply-adds count: convolutions and matrix products; those on the padding of TensorFlow's
+            space_to_batch as well; or one for each channel of a batch norm as well. See `counts`.
         notes: What a reader of it has to know.
     """
 
@@ -67,7 +68,7 @@ class Table:
     rows: tuple[Row, ...]
     rounding: Rounding = "either"
     params: Literal["params", "params_without_norm", "params_and_statistics"] = "params"
-    space_to_batch: bool = False
+    madds: Literal["madds", "madds_space_to_batch", "madds_and_norms"] = "madds"
     notes: str = ""
 
 
@@ -102,10 +103,12 @@ TABLE_2 = Table(
 )
 
 _HALVED = "the table pairs the channels behind a stride of 2 with the size before it"
+_TWO_DIGITS = "the table has one or two digits"
 _STEM = "the stem has 24 channels at scale 1 (arXiv 1707.01083, table 1), which makes 48, as the table has at 56x56"
 
 
 def _map(net: str, size: str, most: str, kilobytes: str, **reasons: str) -> Row:
+    reasons = {"memory": _TWO_DIGITS} | reasons
     side = int(size.split("x")[0]) if size != "max" else None
     figures = {"channels": most, "memory": kilobytes} if most else {"memory": kilobytes}
     return Row(f"{net}, {size}", model("map", 224, net=net, side=side), figures, reasons)
@@ -127,7 +130,7 @@ TABLE_3 = Table(
         _map("MobileNetV2", "56x56", "32", "200K", channels=_HALVED, memory=_HALVED),
         _map("MobileNetV2", "28x28", "64", "100K", channels=_HALVED, memory=_HALVED),
         _map("MobileNetV2", "14x14", "160", "62K", channels=_HALVED, memory=_HALVED),
-        _map("MobileNetV2", "7x7", "320", "32K"),
+        _map("MobileNetV2", "7x7", "320", "32K", memory="rounded up"),
         _map("MobileNetV2", "1x1", "1280", "2K"),
         _map("MobileNetV2", "max", "", "400K"),
         _map("ShuffleNet 2x", "112x112", "32", "800K", channels=_STEM, memory=_STEM),

@@ -26,6 +26,33 @@ table follows throughout. Accuracy and latency stand as published; `evaluate=` a
 beside them, as `python tools/reproduce.py --help` shows.
 
 """
+_PLOTS = """
+## Figures
+
+`python tools/reproduce.py figure=all output=docs/figures` draws them all, as PNG and as SVG.
+
+COCO mAP by multiply-adds: table 6, TensorFlow's zoo and others (`figure=table6`).
+Each is as its own source measured it: the paper on test-dev, the others on validation images.
+
+![COCO mAP by multiply-adds](figures/table6.png)
+
+Figure 5, top-1 by multiply-adds over widths and image sizes, published (`figure=5`).
+
+![Top-1 by multiply-adds](figures/figure5.png)
+
+The same top-1 by parameters (`figure=parameters`).
+
+![Top-1 by parameters](figures/parameters.png)
+
+Memory of the largest feature maps, table 3 (`figure=memory`).
+
+![Memory of feature maps by size](figures/table3.png)
+
+Figure 1: a spiral, embedded in n dimensions by a random matrix, after a ReLU, and back by the inverse (`figure=1`,
+which also prints the error by n).
+
+![A spiral behind ReLU in 2, 3, 5, 15 and 30 dimensions](figures/figure1.png)
+"""
 
 
 def check_format(form: str) -> None:
@@ -47,7 +74,7 @@ def render(checked: Sequence[tuple[Table, Sequence[Figure]]], form: str, *, page
     if form == "markdown":
         body = "\n".join(_markdown(table, group) for table, group in checked)
         line = summary(figures)
-        return _PAGE.format(summary=f"{line[0].upper()}{line[1:]}.") + body if page else f"{body}\n{line}\n"
+        return _PAGE.format(summary=f"{line[0].upper()}{line[1:]}.") + body + _PLOTS if page else f"{body}\n{line}\n"
     if form == "json":
         return json.dumps([asdict(figure) for figure in figures], indent=2, ensure_ascii=False) + "\n"
     text = io.StringIO()

@@ -41,7 +41,7 @@ class Figure:
         published: As published; empty where nothing is.
         ours: In the published unit, with two more digits; empty where there is no model to count, or nothing measured.
         state: "exact", "within x %", "not matched", "measured" (accuracy and latency), "published only" or "ours only".
-        reason: Why it is not matched, or why there is no model.
+        reason: Why it is not exact, or why there is no model.
     """
 
     table: str
@@ -88,7 +88,7 @@ def _check_row(table: Table, row: Row, measured: Mapping[tuple[str, str], str]) 
             yield Figure(table.name, row.name, column, published, "", "published only", row.reasons["model"])
         else:
             state = compare(published, ours[column], table.rounding) if published else "ours only"
-            reason = row.reasons.get(column, "") if state == "not matched" else ""
+            reason = "" if state == "exact" else row.reasons.get(column, "")
             text = as_published(ours[column], published)
             yield Figure(table.name, row.name, column, published, text, state, reason)
 
@@ -100,9 +100,8 @@ def counted(table: Table, row: Row) -> dict[str, Value]:
     ours = measure(row.model)
     if row.model.kind in ("stage", "map", "peak"):
         return {column: value for column, value in ours.items() if column in row.figures}
-    if not table.space_to_batch:
-        return {"params": ours[table.params], "madds": ours["madds"]}
-    return {"params": ours[table.params], "madds": ours["madds_space_to_batch"], "madds in PyTorch": ours["madds"]}
+    plain = {"madds in PyTorch": ours["madds"]} if table.madds == "madds_space_to_batch" else {}
+    return {"params": ours[table.params], "madds": ours[table.madds], **plain}
 
 
 def compare(published: str, ours: Value, rounding: Rounding) -> str:
@@ -144,5 +143,5 @@ def summary(figures: Sequence[Figure]) -> str:
     missed, alone = states.count("not matched"), states.count("published only")
     return (
         f"matched {exact + close} of {len(states) - alone} figures: {exact} exact, {close} within"
-        f" {TOLERANCE * 100:g} %; {missed} not matched, with reasons; {alone} more are published only"
+        f" {TOLERANCE * 100:g} % and {missed} not matched, with reasons; {alone} more are published only"
     )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnv2vision.backbones.layers import LayerOptions
+from mnv2vision.paper.nasnet import NasNetA
 from mnv2vision.segmentation.head import AsppHead
 
 _VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512)  # up to conv4_3; 0 is a pooling
@@ -229,5 +230,6 @@ STRUCTURES: dict[str, type[nn.Module]] = {
     "ssd_vgg": SsdVgg,
     "yolo_v2": YoloV2,
     "shufflenet": ShuffleNet,
+    "nasnet_a": NasNetA,
     "resnet101_deeplab": ResNet101DeepLab,
 }
