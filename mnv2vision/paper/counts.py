@@ -34,7 +34,8 @@ def measure(model: Model) -> Mapping[str, Value]:
     Returns:
         Of whole models: params, params_without_norm, params_and_statistics, madds (of one image; of all passes where
         there are several scales), madds_space_to_batch (as TensorFlow counts, whose dilated convolutions work on
-        maps padded to a multiple of the rate) and madds_and_norms (one more for each channel of a batch norm).
+        maps padded to a multiple of the rate), madds_and_norms (one more for each channel of a batch norm) and peak
+        memory (bytes of the largest pass, as `costs.Complexity` has them).
         Of parts of a backbone: what tables 2 and 3 have.
     """
     options = dict(model.options)
@@ -47,11 +48,12 @@ def measure(model: Model) -> Mapping[str, Value]:
             return {"memory": complexity(build("classification", **options), model.size).peak_activation_bytes // 2}
     network = _skeleton(model.kind, model.options)
     passes = 1 if len(model.scales) == 1 else 2
-    madds = padding = 0
+    madds = padding = peak = 0
     for scale in model.scales:
         size = int((model.size[0] - 1) * scale + 1), int((model.size[1] - 1) * scale + 1)
         costs = complexity(network, size)
         madds += passes * costs.madds
+        peak = max(peak, costs.peak_activation_bytes)
         padding += passes * _space_to_batch_padding(network, size)
     params, params_without_norm = costs.params, costs.params_without_norm
     if model.kind == "head":
@@ -66,6 +68,7 @@ def measure(model: Model) -> Mapping[str, Value]:
         "madds": madds,
         "madds_space_to_batch": madds + padding,
         "madds_and_norms": madds + costs.buffers // 2,
+        "peak memory": peak,
     }
 
 

@@ -22,8 +22,9 @@ Written by `python tools/reproduce.py output=docs/reproduction.md`; the command 
 
 What is published stands beside what the models here have, counted without computing anything. "Exact" is equal at the
 published precision, by the way of rounding and of counting parameters (with or without those of batch norm) that the
-table follows throughout. Accuracy and latency stand as published; `evaluate=` and `latency=true` put measured ones
-beside them, as `python tools/reproduce.py --help` shows.
+table follows throughout. Peak memory, in bytes, is that of all activations alive at one time in float32, layer by layer
+with batch norm folded. Accuracy and latency stand as published; `evaluate=` and `latency=true` put measured ones beside
+them, as `python tools/reproduce.py --help` shows.
 
 """
 _PLOTS = """
@@ -90,7 +91,7 @@ def _markdown(table: Table, figures: Sequence[Figure]) -> str:
         rows.setdefault(figure.row, {})[figure.column] = figure
     # A column of a table is a pair of a figure's column and one of the figure's two texts.
     columns: list[tuple[str, str, str]] = []
-    for column in dict.fromkeys(figure.column for figure in figures):
+    for column in sorted(dict.fromkeys(figure.column for figure in figures), key="latency".__eq__):  # it comes last
         of_column = [figure for figure in figures if figure.column == column]
         label = _LABELS.get(column, column)
         published = any(figure.published for figure in of_column)

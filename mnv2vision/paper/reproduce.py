@@ -100,8 +100,12 @@ def counted(table: Table, row: Row) -> dict[str, Value]:
     ours = measure(row.model)
     if row.model.kind in ("stage", "map", "peak"):
         return {column: value for column, value in ours.items() if column in row.figures}
-    plain = {"madds in PyTorch": ours["madds"]} if table.madds == "madds_space_to_batch" else {}
-    return {"params": ours[table.params], "madds": ours[table.madds], **plain}
+    figures = {"params": ours[table.params], "madds": ours[table.madds]}
+    if table.madds == "madds_space_to_batch":
+        figures["madds in PyTorch"] = ours["madds"]
+    if row.model.kind != "head":  # whose maps are alive together with the backbone's
+        figures["peak memory"] = ours["peak memory"]
+    return figures
 
 
 def compare(published: str, ours: Value, rounding: Rounding) -> str:

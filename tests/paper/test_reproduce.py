@@ -15,12 +15,14 @@ import torch
 
 import mnv2vision as mv
 from mnv2vision import reproduce_measured
+from mnv2vision.config import load_config
 from mnv2vision.costs import complexity
 from mnv2vision.errors import ConfigError
 from mnv2vision.paper import report
 from mnv2vision.paper.nasnet import NasNetA
 from mnv2vision.paper.published import Rounding
 from mnv2vision.paper.reproduce import MEASURED, TABLES, Figure, as_published, check, compare
+from mnv2vision.run import evaluate
 from mnv2vision.weights.convert import convert
 
 ROOT = Path(__file__).parents[2]
@@ -282,3 +284,40 @@ def test_accuracy_stands_beside_the_published_one(
     metrics = json.loads((tmp_path / "runs/table_7_MNet_V2_OS_16/metrics.json").read_text())
     images = len((shared / "data/voc/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").read_text().split())
     assert found["ours"] == f"{100 * metrics['mIoU']:.2f} ({images} images)"
+
+
+@pytest.mark.slow
+def test_accuracy_of_a_detector(
+    shared: Path, main: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A detector of persons that knows COCO's 80 classes by name has a person's AP, over the classes there are."""
+    one, many = tmp_path / "one.safetensors", tmp_path / "many.safetensors"
+    official = shared / "weights/tf_ssdlite_mobilenet_v2_person_300.safetensors"
+    convert(source="tensorflow", task="detection", input=str(official), output=str(one))
+    person = mv.load(one)
+    detector = mv.create_model(**(person.config | {"num_classes": 80}))
+    state = detector.state_dict()
+    for name, values in person.state_dict().items():
+        if state[name].shape == values.shape:
+            state[name].copy_(values)
+        else:  # columns of classes by anchor: background, person, and 79 that are never found
+            state[name].fill_(-30.0 if values.ndim == 1 else 0.0)
+            state[name].view(-1, 81, *values.shape[1:])[:, :2] = values.view(-1, 2, *values.shape[1:])
+    detector.load_state_dict(state)
+    detector.preprocessing = person.preprocessing
+    mv.save(detector, many)
+
+    data = [f"dataset.root={shared / 'data/coco'}", "loader.workers=0", f"run_dir={tmp_path / 'runs'}"]
+    assert main(["table=6", "format=json", "evaluate=coco", f"weights={many}", *data]) == 0
+    (found,) = [item for item in json.loads(capsys.readouterr().out) if item["state"] == "measured"]
+    assert (found["row"], found["column"], found["published"]) == ("MNet V2 + SSDLite", "mAP", "22.1")
+    assert found["ours"].endswith(" (79 images)")
+
+    options = [f"checkpoint={one}", "dataset.classes=[person]", "model.image_size=[320,320]", *data]
+    persons = evaluate(load_config("eval", ["task=detection", "dataset=coco", *options]))["AP"]
+    truth = json.loads((shared / "data/coco/annotations/instances_val2017.json").read_text())
+    classes = len({annotation["category_id"] for annotation in truth["annotations"] if not annotation["iscrowd"]})
+    metrics = json.loads((tmp_path / "runs/table_6_MNet_V2_SSDLite/metrics.json").read_text())
+    assert metrics["AP"] * classes == pytest.approx(persons, abs=1e-6)
+    assert found["ours"] == f"{100 * metrics['AP']:.2f} (79 images)"
+    assert persons > 0.15
