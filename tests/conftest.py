@@ -22,7 +22,8 @@ SLOW_FILES = (
     *("detection/test_model.py", "segmentation/test_model.py", "paper/test_plots.py", "paper/test_reproduce.py"),
     *("training/test_resume.py", "training/test_run.py", "training/test_tasks.py"),
     *("weights/test_huggingface.py", "weights/test_paddle.py", "weights/test_pytorch.py", "weights/test_timm.py"),
-    *("weights/test_torchvision.py", "weights/test_tensorflow_detection.py", "weights/test_tensorflow_segmentation.py"),
+    *("weights/test_torchvision.py", "weights/test_tensorflow.py", "weights/test_tensorflow_detection.py"),
+    "weights/test_tensorflow_segmentation.py",
 )
 
 

@@ -71,6 +71,7 @@ def build(config: dict[str, Any]) -> None:
     assert all(0 <= factor(step) <= 1 for step in range(101))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", CHOICES["backbone"])
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("task", CHOICES["task"])

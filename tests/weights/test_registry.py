@@ -229,6 +229,7 @@ def test_the_page_is_up_to_date() -> None:
     assert (ROOT / "docs/published_weights.md").read_text() == table()
 
 
+@pytest.mark.slow
 def test_convert_by_name_and_info(tmp_path: Path, published: bytes, publish: Publish) -> None:
     publish("me/small-one", "")
     (tmp_path / "copy.pth").write_bytes(published)
