@@ -23,8 +23,8 @@ from mnv2vision.weights import file
 
 Measured = dict[tuple[str, str], str]
 
-# Of the tables' columns in metrics.json; VOC has another measure of detection than COCO.
-_METRICS = {"top1": ("top1",), "top5": ("top5",), "mAP": ("AP", "mAP"), "mIoU": ("mIoU",)}
+# Of the tables' columns in metrics.json; the tables' mAP is COCO's.
+_METRICS = {"top1": "top1", "top5": "top5", "mAP": "AP", "mIoU": "mIoU"}
 # What tells the models of a table apart, with the defaults of `create_model`.
 _IDENTITY: dict[str, Any] = {
     "backbone": "mobilenet_v2",
@@ -67,19 +67,23 @@ def accuracy(table: Table, dataset: str, weights: str, arguments: Sequence[str])
         table: With rows of models of the house.
         dataset: "imagenet", "coco" or "voc".
         weights: Model files, or folders of them, separated by commas; a file belongs to the rows of its architecture,
-            or to the row that stands before it, as in "1.0_192:file".
+            or, of these, to the one that stands before it, as in "1.0_192:file".
         arguments: Further key=value pairs of tools/eval.py, such as dataset.root=...
 
     Returns:
-        "22.1 (5000 images)" by row and column.
+        "22.1 (5000 images of val)" by row and column.
 
     Raises:
-        ConfigError: For a file that belongs to no row, with the rows there are.
+        ConfigError: For a file that belongs to no row, with the rows there are; for one of several rows that are alike,
+            such as trainings of one network; for two files of one row; and for limited batches, whose figures would
+            stand beside those of a whole data set.
     """
     measured: Measured = {}
-    for row, path in _assign(table, weights):
+    for row, path in _assign(table, weights).items():
         assert row.model is not None
         config = load_config("eval", [f"dataset={dataset}", *arguments])
+        if config["trainer"]["limit_val_batches"] is not None:
+            raise ConfigError("trainer.limit_val_batches is not for evaluate=: a smaller data set has its own folder")
         slug = re.sub(r"\W+", "_", f"table_{table.name}_{row.name}").strip("_")
         config |= {"checkpoint": str(path), "run_dir": str(Path(config["run_dir"] or "runs/reproduce") / slug)}
         options = dict(row.model.options)
@@ -87,46 +91,54 @@ def accuracy(table: Table, dataset: str, weights: str, arguments: Sequence[str])
         config["inference"] |= {"scales": list(row.model.scales), "flip": len(row.model.scales) > 1}
         metrics = evaluate(config)
         images = len(create_source(config["dataset"], "val", TASKS[row.model.kind].target))
-        for column in row.figures:
-            for key in _METRICS.get(column, ()):
-                if key in metrics:
-                    measured[row.name, column] = f"{100 * metrics[key]:.2f} ({images} images)"
+        split = config["dataset"].get("val_split", "val")
+        for column in row.figures.keys() & _METRICS.keys():
+            if _METRICS[column] in metrics:
+                measured[row.name, column] = f"{100 * metrics[_METRICS[column]]:.2f} ({images} images of {split})"
     return measured
 
 
-def _assign(table: Table, weights: str) -> list[tuple[Row, Path]]:
+def _assign(table: Table, weights: str) -> dict[Row, Path]:
     """Rows with their model files."""
     rows = [row for row in table.rows if row.model is not None and row.model.kind in TASKS]
     names = ", ".join(row.name for row in rows)
     if not rows:
         raise ConfigError(f"table={table.name} has no row with a model to evaluate")
-    assigned = []
+    assigned: dict[Row, Path] = {}
     for item in weights.split(","):
         name, colon, path = item.rpartition(":")
         if colon and name not in [row.name for row in rows]:
             raise ConfigError(f"weights={item}: table={table.name} has no row {name!r}; valid: {names}")
-        folder = Path(path)
-        paths = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder]
+        if not path:
+            raise ConfigError(f"weights={weights}: a file is missing")
+        paths = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else [Path(path)]
         if not paths:
             raise ConfigError(f"weights={item}: the folder holds no .safetensors file")
         for model_file in paths:
             stored = file.read(model_file)
-            fitting = [row for row in rows if (row.name == name if colon else _fits(row, stored))]
+            fitting = [row for row in rows if _fits(row, stored, named=bool(colon)) and name in ("", row.name)]
             if not fitting:
-                raise ConfigError(
-                    f"{model_file}: {stored.config} is the model of no row of table={table.name}: {names}"
-                )
-            assigned += [(row, model_file) for row in fitting]
+                whose = f"not the model of {name!r}" if colon else f"the model of no row of table={table.name}: {names}"
+                raise ConfigError(f"{model_file}: {stored.config} is {whose}")
+            alike = [row.name for row in fitting if row.model == fitting[0].model]
+            if len(alike) > 1:
+                choices = " or ".join(f"'{row}:{model_file}'" for row in alike)
+                raise ConfigError(f"{model_file} fits rows that differ in training only: weights={choices}")
+            for row in fitting:
+                if row in assigned:
+                    raise ConfigError(f"{assigned[row]} and {model_file} are both for the row {row.name!r}")
+                assigned[row] = model_file
     return assigned
 
 
-def _fits(row: Row, stored: file.ModelFile) -> bool:
+def _fits(row: Row, stored: file.ModelFile, *, named: bool) -> bool:
     """Whether a file holds the model of a row."""
     assert row.model is not None
     if stored.config["task"] != row.model.kind:
         return False
-    # Classifiers are trained for one input size; detectors and segmenters take any.
-    if row.model.kind == "classification" and tuple(stored.preprocessing["image_size"]) != row.model.size:
+    # Classifiers are trained for one input size, which only a named row may change; detectors and segmenters take any.
+    trained = tuple(stored.preprocessing["image_size"])
+    if row.model.kind == "classification" and trained != row.model.size and not named:
         return False
     return _identity(stored.config) == _identity(dict(row.model.options) | {"task": row.model.kind})
 
@@ -146,6 +158,12 @@ def latency(table: Table, rounds: int = 9) -> Measured:
     Args:
         table: With rows of models of the house.
         rounds: Photos, after one that does not count; the median is told.
+
+    Returns:
+        "16.5ms (photo to prediction, 2 threads)" by row and column.
+
+    Raises:
+        ConfigError: For a table without such rows.
     """
     measured: Measured = {}
     for row in table.rows:
@@ -157,5 +175,10 @@ def latency(table: Table, rounds: int = 9) -> Measured:
         photo = np.random.default_rng(0).integers(0, 256, (*row.model.size, 3), dtype=np.uint8)
         predictor(photo)
         median = statistics.median(seconds(partial(predictor, photo)) for _ in range(rounds))
-        measured[row.name, "latency"] = f"{1000 * median:.1f}ms ({torch.get_num_threads()} threads)"
+        threads = torch.get_num_threads()
+        measured[row.name, "latency"] = (
+            f"{1000 * median:.1f}ms (photo to prediction, {threads} thread{'s' if threads > 1 else ''})"
+        )
+    if not measured:
+        raise ConfigError(f"table={table.name} has no published latency of a model of the house")
     return measured

@@ -1,8 +1,7 @@
 """Put the paper's tables, and other projects', beside what the models here have (docs/reproduction.md).
 
     python tools/reproduce.py                          # all tables, counted; under a minute
-    python tools/reproduce.py table=6                  # 2 to 7, slim_v2, deeplab_zoo, torchvision, ...
-    python tools/reproduce.py table=6 format=csv       # markdown, csv or json
+    python tools/reproduce.py table=6 format=csv       # 2 to 7, slim_v2, torchvision, ...; markdown, csv or json
     python tools/reproduce.py output=docs/reproduction.md
     python tools/reproduce.py table=6 latency=true     # this machine's CPU beside the paper's Pixel 1
     python tools/reproduce.py table=6 evaluate=coco dataset.root=/data/coco weights=ssdlite.safetensors
@@ -16,6 +15,7 @@ Each figure is exact, within x %, or not matched, with the reason; the last line
 import sys
 from pathlib import Path
 
+from mnv2vision.atomic import check_writable, write_text
 from mnv2vision.errors import ConfigError, Mnv2visionError
 from mnv2vision.threads import set_up_threads
 
@@ -23,53 +23,53 @@ KEYS = ("table", "format", "output", "evaluate", "weights", "latency", "figure")
 PLOTS = {"table6": "table6", "5": "figure5", "memory": "table3", "parameters": "parameters"}
 
 
-def draw(name: str, output: Path) -> list[str]:
+def draw(name: str, folder: Path) -> list[str]:
     """Draw a figure; the lines to print."""
     if name not in ("1", "all", *PLOTS):
         raise ConfigError(f"figure={name} is unknown; valid: 1, all, {', '.join(PLOTS)}")
     from mnv2vision.paper import figure1, plots
 
-    lines = figure1.draw(output) if name in ("1", "all") else []
-    chosen = [plot for key, plot in PLOTS.items() if name in (key, "all")]
-    return [*lines, *(str(path) for plot in chosen for path in plots.draw(plot, output))]
+    check_writable(folder / "figure1.png")
+    lines = figure1.draw(folder) if name in ("1", "all") else []
+    chosen = (plot for key, plot in PLOTS.items() if name in (key, "all"))
+    return [*lines, *(str(path) for plot in chosen for path in plots.draw(plot, folder))]
 
 
 def run(arguments: list[str]) -> str:
     """Do what the arguments ask for; the text to print."""
-    given = {key: value for key, separator, value in (item.partition("=") for item in arguments) if separator}
+    pairs = [item.split("=", 1) for item in arguments if "=" in item]
+    given = dict(pairs)
     unknown = [item for item in arguments if item.partition("=")[0] not in KEYS or "=" not in item]
     if unknown and "evaluate" not in given:  # which passes them on to the evaluation's configuration
         raise ConfigError(f"unknown argument {unknown[0]}; valid: {', '.join(f'{key}=' for key in KEYS)}")
-    output = Path(given["output"]) if "output" in given else None
+    if len(given) < len(pairs) or ("figure" in given and given.keys() - {"figure", "output"}):
+        raise ConfigError("each argument stands once, and figure= goes with output= alone")
+    output = Path(given["output"]) if given.get("output") else None
     if "figure" in given:
         return "".join(f"{line}\n" for line in draw(given["figure"], output or Path("figures")))
 
-    from mnv2vision.atomic import write_text
     from mnv2vision.paper import report, reproduce
 
-    form = given.get("format", "markdown")
-    report.check_format(form)
+    report.check_format(form := given.get("format", "markdown"))
     chosen = reproduce.tables(given.get("table"))
+    if output is not None:
+        check_writable(output)
     measured = {}
     if "evaluate" in given or given.get("latency", "false") != "false":
-        from mnv2vision import reproduce_measured
+        from mnv2vision.reproduce_measured import measure
 
-        measured = reproduce_measured.measure(chosen, given, unknown)
+        measured = measure(chosen, given, unknown)
     text = report.render([(table, reproduce.check(table, measured)) for table in chosen], form, page=output is not None)
-    if output is None:
-        return text
-    write_text(output, text)
-    return f"{output}\n"
+    if output is not None:
+        write_text(output, text)
+    return f"{output}\n" if output is not None else text
 
 
 def main(arguments: list[str]) -> int:
     """Run what the arguments ask for; the exit status."""
-    if {"--help", "-h"} & set(arguments):
-        print(__doc__)
-        return 0
     set_up_threads()
     try:
-        print(run(arguments), end="")
+        print(f"{__doc__}\n" if {"--help", "-h"} & set(arguments) else run(arguments), end="")
     except Mnv2visionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -30,23 +30,28 @@ def split_inference(model: Model, *, splits: int = 4) -> Model:
     Args:
         model: A model or backbone with inverted residuals; it is left as it is.
         splits: Most parts of a block, 1 or more; there are no more than hidden channels. The paper finds 2 to 5 to
-            help most.
+            help most. They are chosen for the model's output stride: set another one first.
 
     Returns:
         A copy with batch norm folded (see `fold_batch_norm`), without gradients; its outputs equal the folded
         model's up to rounding (1e-5). Its weights are cut in pieces: save the model itself.
 
     Raises:
-        ConfigError: For `splits` that is no positive integer, and for a model without a block that can be split.
+        ConfigError: For `splits` that is no positive integer, for a model without a block that can be split, and for
+            one that is split already.
     """
     if isinstance(splits, bool) or not isinstance(splits, int) or splits < 1:
         raise ConfigError(f"splits={splits!r} must be an integer of 1 or more; the paper finds 2 to 5 to help most")
+    if any(isinstance(module, _SplitResidual) for module in model.modules()):
+        raise ConfigError("the model is split already: split the one that it was made of")
     prepared = fold_batch_norm(model)
     backbones = [module for module in prepared.modules() if isinstance(module, Backbone)]
     found = [_split_backbone(backbone, splits) for backbone in backbones]
     if not any(found):
         kind = type(backbones[0] if backbones else model).__name__
-        raise ConfigError(f"{kind} has no inverted residual that can be split; MobileNetV2 has")
+        raise ConfigError(
+            f"{kind} has no inverted residual to split up to its deepest tap; MobileNetV2 has from block0 on"
+        )
     return prepared
 
 

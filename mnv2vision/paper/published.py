@@ -29,7 +29,7 @@ def model(kind: str, size: int | tuple[int, int], scales: tuple[float, ...] = (1
     return Model(kind, (size, size) if isinstance(size, int) else size, tuple(options.items()), scales)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """A row of a table.
 

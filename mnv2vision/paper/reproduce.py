@@ -41,6 +41,7 @@ class Figure:
         published: As published; empty where nothing is.
         ours: In the published unit, with two more digits; empty where there is no model to count, or nothing measured.
         state: "exact", "within x %", "not matched", "measured" (accuracy and latency), "published only" or "ours only".
+        deviation: Of ours from the published figure, as "+1.2 %", where they are not exact.
         reason: Why it is not exact, or why there is no model.
     """
 
@@ -50,6 +51,7 @@ class Figure:
     published: str
     ours: str
     state: str
+    deviation: str = ""
     reason: str = ""
 
 
@@ -83,14 +85,19 @@ def _check_row(table: Table, row: Row, measured: Mapping[tuple[str, str], str]) 
         if column in MEASURED:
             text = measured.get((row.name, column), "")
             state = "measured" if text else "published only"
-            yield Figure(table.name, row.name, column, published, text, state, row.reasons.get("model", ""))
+            reason = row.reasons.get("model", "")
+            yield Figure(table.name, row.name, column, published, text, state, reason=reason)
         elif column not in ours:
-            yield Figure(table.name, row.name, column, published, "", "published only", row.reasons["model"])
+            reason = row.reasons["model"]
+            yield Figure(table.name, row.name, column, published, "", "published only", reason=reason)
         else:
             state = compare(published, ours[column], table.rounding) if published else "ours only"
-            reason = "" if state == "exact" else row.reasons.get(column, "")
-            text = as_published(ours[column], published)
-            yield Figure(table.name, row.name, column, published, text, state, reason)
+            missed = state not in ("exact", "ours only")
+            yield Figure(
+                *(table.name, row.name, column, published, as_published(ours[column], published), state),
+                deviation=deviation(published, ours[column]) if missed else "",
+                reason=row.reasons.get(column, "") if missed else "",
+            )
 
 
 def counted(table: Table, row: Row) -> dict[str, Value]:
@@ -118,14 +125,27 @@ def compare(published: str, ours: Value, rounding: Rounding) -> str:
     number = _NUMBER.fullmatch(published)
     if number is None or isinstance(ours, str):
         return "exact" if published == ours else "not matched"
-    decimals = len(number[2] or "")
-    last_digit = Fraction(_UNITS[number[3]], 10**decimals)
-    units = int(number[1] + (number[2] or ""))
+    units, last_digit = _digits(number)
     truncated, rounded = math.floor(ours / last_digit), math.floor(ours / last_digit + Fraction(1, 2))
     if units in {"truncated": (truncated,), "rounded": (rounded,), "either": (truncated, rounded)}[rounding]:
         return "exact"
-    deviation = abs(ours / (units * last_digit) - 1)
-    return f"within {math.ceil(deviation * 1000) / 10} %" if deviation <= TOLERANCE else "not matched"
+    relative = abs(ours / (units * last_digit) - 1)
+    return f"within {math.ceil(relative * 1000) / 10} %" if relative <= TOLERANCE else "not matched"
+
+
+def deviation(published: str, ours: Value) -> str:
+    """How far ours is from a published figure, with its sign; empty for what is no number."""
+    number = _NUMBER.fullmatch(published)
+    if number is None or isinstance(ours, str):
+        return ""
+    units, last_digit = _digits(number)
+    return f"{100 * float(ours / (units * last_digit) - 1):+.1f} %"
+
+
+def _digits(number: re.Match[str]) -> tuple[int, Fraction]:
+    """The digits of a published figure, and what its last one stands for."""
+    decimals = number[2] or ""
+    return int(number[1] + decimals), Fraction(_UNITS[number[3]], 10 ** len(decimals))
 
 
 def as_published(ours: Value, published: str) -> str:

@@ -1,10 +1,11 @@
 """Networks that the paper's tables compare with: structures to count, not to train."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models import get_model
 
 from mnv2vision.backbones.layers import LayerOptions
 from mnv2vision.paper.nasnet import NasNetA
@@ -226,10 +227,38 @@ class _Bottleneck(nn.Module):
         return out
 
 
-STRUCTURES: dict[str, type[nn.Module]] = {
+class TorchvisionDetector(nn.Module):
+    """A detector of torchvision up to its raw predictions: what follows selects by value, which cannot be counted."""
+
+    def __init__(self, name: str, classes: int) -> None:
+        """Build it.
+
+        Args:
+            name: As `torchvision.models.get_model` has it.
+            classes: With the background.
+        """
+        super().__init__()
+        detector = get_model(name, weights=None, weights_backbone=None, num_classes=classes)
+        self.backbone, self.head = detector.backbone, detector.head
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Class logits and box codes."""
+        predictions: dict[str, Tensor] = self.head(list(self.backbone(x).values()))
+        return predictions
+
+
+def torchvision_segmenter(name: str, classes: int) -> nn.Module:
+    """A segmentation model of torchvision, with the auxiliary head that its published figures include."""
+    network: nn.Module = get_model(name, weights=None, weights_backbone=None, num_classes=classes, aux_loss=True)
+    return network
+
+
+STRUCTURES: dict[str, Callable[..., nn.Module]] = {
     "ssd_vgg": SsdVgg,
     "yolo_v2": YoloV2,
     "shufflenet": ShuffleNet,
     "nasnet_a": NasNetA,
     "resnet101_deeplab": ResNet101DeepLab,
+    "torchvision_detector": TorchvisionDetector,
+    "torchvision_segmenter": torchvision_segmenter,
 }

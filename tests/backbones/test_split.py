@@ -185,3 +185,9 @@ def test_nothing_to_split() -> None:
         split_inference(mv.create_model("classification", backbone="mobilenet_v1", width=0.25))
     with pytest.raises(ConfigError, match="Linear has no inverted residual"):
         split_inference(nn.Linear(3, 3))
+
+
+def test_no_second_split() -> None:
+    once = split_inference(mv.create_backbone("mobilenet_v2", width=0.35))
+    with pytest.raises(ConfigError, match="split already: split the one that it was made of"):
+        split_inference(once)

@@ -21,7 +21,7 @@ from mnv2vision.errors import ConfigError
 from mnv2vision.paper import report
 from mnv2vision.paper.nasnet import NasNetA
 from mnv2vision.paper.published import Rounding
-from mnv2vision.paper.reproduce import MEASURED, TABLES, Figure, as_published, check, compare
+from mnv2vision.paper.reproduce import MEASURED, TABLES, Figure, as_published, check, compare, deviation
 from mnv2vision.run import evaluate
 from mnv2vision.weights.convert import convert
 
@@ -66,6 +66,14 @@ def test_compare(published: str, ours: int | str, rounding: Rounding, state: str
     assert compare(published, ours, rounding) == state
 
 
+@pytest.mark.parametrize(
+    ("published", "ours", "text"),
+    [("6.9M", 6_062_600, "-12.1 %"), ("941.9B", 990_786_000_000, "+5.2 %"), ("7x7x320", "7x7x160", "")],
+)
+def test_deviation(published: str, ours: int | str, text: str) -> None:
+    assert deviation(published, ours) == text
+
+
 def test_as_published() -> None:
     assert as_published(3_471_041, "3.4M") == "3.471M"
     assert as_published(35_641_826, "35641826") == "35641826"
@@ -107,10 +115,15 @@ NOT_EXACT: dict[str, dict[tuple[str, str], str]] = {  # all other figures of the
     "paddle": {},
     "d-li14": {},
     "timm": {},
-    "torchvision": {
-        (name, column): "not matched"
-        for name in ("ssdlite320_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")
-        for column in ("params", "madds")
+    "torchvision": {},
+    "slim_v3": {
+        ("Small 1.0", "params"): "not matched",
+        ("Small 1.0", "madds"): "not matched",
+        ("Small 1.0 8-bit", "params"): "not matched",
+        ("Small 1.0 8-bit", "madds"): "not matched",
+        ("Small 0.75", "params"): "not matched",
+        ("Small 0.75", "madds"): "within 1.4 %",
+        ("Small 1.0 minimalistic", "madds"): "not matched",
     },
 }
 
@@ -161,6 +174,7 @@ def test_each_deviation_has_its_reason(name: str) -> None:
     for figure in check(TABLES[name]):
         if figure.column not in MEASURED and figure.state not in ("exact", "ours only"):
             assert figure.reason, figure
+            assert figure.deviation.startswith(("+", "-")) == (figure.state != "published only"), figure
         if figure.column not in MEASURED and figure.state != "published only":
             assert figure.ours
 
@@ -226,6 +240,12 @@ def test_status_and_streams(argument: str, status: int) -> None:
         (["table=7", "evaluate=voc", "weights=nowhere.safetensors"], "nowhere.safetensors: no such model file"),
         (["table=7", "evaluate=voc", "weights=OS 9:a.safetensors"], "table=7 has no row 'OS 9'; valid: MNet V1 ASPP"),
         (["table=2", "evaluate=voc", "weights=a.safetensors"], "table=2 has no row with a model to evaluate"),
+        (["table=7", "evaluate=voc", "weights=a.safetensors,"], "a.safetensors: no such model file"),
+        (["table=5", "latency=true"], "table=5 has no published latency of a model of the house"),
+        (["table=5", "table=6"], "each argument stands once"),
+        (["figure=1", "table=6"], "figure= goes with output= alone"),
+        (["table=5", "output=/"], "output=/ cannot be written"),
+        (["figure=1", f"output={Path(__file__) / 'a'}"], "figure1.png cannot be written"),
         (["table=4", "latency=maybe"], "latency=maybe is neither true nor false"),
     ],
 )
@@ -248,17 +268,46 @@ def test_a_file_belongs_to_the_rows_of_its_architecture(tmp_path: Path) -> None:
     models: dict[str, dict[str, Any]] = {"plain": {}, "aspp": {"atrous_rates": (6, 12, 18)}, "other": {"width": 0.5}}
     for name, options in models.items():
         mv.save(mv.create_model("segmentation", **options), tmp_path / f"{name}.safetensors")
-    rows = [
-        row.name
-        for row, _ in reproduce_measured._assign(table, f"{tmp_path}/plain.safetensors,{tmp_path}/aspp.safetensors")
-    ]
-    assert rows == ["MNet V2 OS 16", "MNet V2 OS 8 MF", "MNet V2 ASPP OS 16", "MNet V2 ASPP OS 8 MF"]
+    found = reproduce_measured._assign(table, f"{tmp_path}/plain.safetensors,{tmp_path}/aspp.safetensors")
+    assert {row.name: path.stem for row, path in found.items()} == {
+        "MNet V2 OS 16": "plain",
+        "MNet V2 OS 8 MF": "plain",
+        "MNet V2 ASPP OS 16": "aspp",
+        "MNet V2 ASPP OS 8 MF": "aspp",
+    }
     one = reproduce_measured._assign(table, f"MNet V2 OS 16:{tmp_path}/plain.safetensors")
-    assert [row.name for row, _ in one] == ["MNet V2 OS 16"]
+    assert [row.name for row in one] == ["MNet V2 OS 16"]
+    with pytest.raises(ConfigError, match=r"plain\.safetensors: .* is not the model of 'MNet V1 ASPP OS 16'"):
+        reproduce_measured._assign(table, f"MNet V1 ASPP OS 16:{tmp_path}/plain.safetensors")
     with pytest.raises(ConfigError, match=r"other\.safetensors: .* is the model of no row of table=7: MNet V1"):
         reproduce_measured._assign(table, str(tmp_path / "other.safetensors"))
     with pytest.raises(ConfigError, match="of no row of table=7"):
         reproduce_measured._assign(table, str(tmp_path))
+
+
+def test_a_row_has_one_file_and_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    for path in (one, two):
+        mv.save(mv.create_model("classification"), path)
+    with pytest.raises(
+        ConfigError, match=r"one\.safetensors and .*two\.safetensors are both for the row 'MobileNetV2'"
+    ):
+        reproduce_measured._assign(TABLES["4"], str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"differ in training only: weights='mobilenet_v2 V1:.*' or 'mobilenet_v2 V2:"
+    ):
+        reproduce_measured._assign(TABLES["torchvision"], str(one))
+    named = reproduce_measured._assign(TABLES["torchvision"], f"mobilenet_v2 V1:{one},mobilenet_v2 V2:{two}")
+    assert [row.name for row in named] == ["mobilenet_v2 V1", "mobilenet_v2 V2"]
+    # Only a row that is named has another image size than the file was trained for.
+    assert [row.name for row in reproduce_measured._assign(TABLES["slim_v2"], str(one))] == ["1.0_224"]
+    assert [row.name for row in reproduce_measured._assign(TABLES["slim_v2"], f"1.0_96:{one}")] == ["1.0_96"]
+
+
+def test_parts_of_a_data_set_are_no_figure(tmp_path: Path) -> None:
+    mv.save(mv.create_model("classification"), tmp_path / "one.safetensors")
+    with pytest.raises(ConfigError, match=r"trainer\.limit_val_batches is not for evaluate="):
+        reproduce_measured.accuracy(TABLES["4"], "imagenet", str(tmp_path), ["trainer.limit_val_batches=1"])
 
 
 def test_latency() -> None:
@@ -266,7 +315,7 @@ def test_latency() -> None:
     measured = reproduce_measured.latency(replace(TABLES["slim_v2"], rows=rows), rounds=1)
     assert list(measured) == [("0.35_96", "latency")]
     (text,) = measured.values()
-    assert re.fullmatch(r"\d+\.\dms \(\d+ threads\)", text)
+    assert re.fullmatch(r"\d+\.\dms \(photo to prediction, \d+ threads?\)", text)
     assert float(text.split("ms")[0]) > 0
 
 
@@ -283,7 +332,7 @@ def test_accuracy_stands_beside_the_published_one(
     assert (found["row"], found["column"], found["published"]) == ("MNet V2 OS 16", "mIoU", "75.32")
     metrics = json.loads((tmp_path / "runs/table_7_MNet_V2_OS_16/metrics.json").read_text())
     images = len((shared / "data/voc/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").read_text().split())
-    assert found["ours"] == f"{100 * metrics['mIoU']:.2f} ({images} images)"
+    assert found["ours"] == f"{100 * metrics['mIoU']:.2f} ({images} images of val)"
 
 
 @pytest.mark.slow
@@ -311,7 +360,6 @@ def test_accuracy_of_a_detector(
     assert main(["table=6", "format=json", "evaluate=coco", f"weights={many}", *data]) == 0
     (found,) = [item for item in json.loads(capsys.readouterr().out) if item["state"] == "measured"]
     assert (found["row"], found["column"], found["published"]) == ("MNet V2 + SSDLite", "mAP", "22.1")
-    assert found["ours"].endswith(" (79 images)")
 
     options = [f"checkpoint={one}", "dataset.classes=[person]", "model.image_size=[320,320]", *data]
     persons = evaluate(load_config("eval", ["task=detection", "dataset=coco", *options]))["AP"]
@@ -319,5 +367,5 @@ def test_accuracy_of_a_detector(
     classes = len({annotation["category_id"] for annotation in truth["annotations"] if not annotation["iscrowd"]})
     metrics = json.loads((tmp_path / "runs/table_6_MNet_V2_SSDLite/metrics.json").read_text())
     assert metrics["AP"] * classes == pytest.approx(persons, abs=1e-6)
-    assert found["ours"] == f"{100 * metrics['AP']:.2f} (79 images)"
+    assert found["ours"] == f"{100 * metrics['AP']:.2f} (79 images of val)"
     assert persons > 0.15
