@@ -18,6 +18,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/installed
+	rm -rf $(DEMO)
 	$(BIN)/python tools/train.py recipe=shapes task=detection run_dir=$(DEMO)/train
 	$(BIN)/python tools/eval.py task=detection checkpoint=$(DEMO)/train/model.safetensors run_dir=$(DEMO)/eval
 	$(BIN)/python -c "from PIL import Image; from mnv2vision.data.shapes import Shapes; \

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from mnv2vision import __version__
 from mnv2vision.errors import ConfigError, Mnv2visionError
 from mnv2vision.threads import set_up_threads
 
@@ -22,9 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 after one line about what is wrong with the configuration, the files or the data.
     """
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    if command == "--version":
+        print(__version__)
+        return 0
     if command not in COMMANDS:
         asked = command in ("-h", "--help", "help")
-        print(f"usage: mnv2vision {'|'.join(COMMANDS)} [--help] [key=value ...]", file=None if asked else sys.stderr)
+        unknown = "" if asked or not command else f"error: {command} is no command; "
+        usage = f"usage: mnv2vision {'|'.join(COMMANDS)} [--help] [key=value ...]"
+        print(f"{unknown}{usage}", file=None if asked else sys.stderr)
         return 0 if asked else 2
     _set_up_logging()
     set_up_threads()
@@ -56,13 +62,15 @@ def _run(command: str, arguments: Sequence[str]) -> None:
 
         train(config)
     elif command == "eval":
+        _require(config, checkpoint="model.safetensors")  # before the imports, which take seconds
         from mnv2vision.run import evaluate
 
         evaluate(config)
     elif command == "predict":
+        _require(config, checkpoint="model.safetensors", images="a file, a folder or a pattern")
         from mnv2vision.predict_files import predict_files
 
-        predict_files(**_required(config, "checkpoint", "images"))
+        predict_files(**config)
     else:
         from mnv2vision.weights.convert import convert, describe
 
@@ -73,27 +81,31 @@ def _run(command: str, arguments: Sequence[str]) -> None:
             convert(**given)
 
 
-def _required(config: dict[str, Any], *keys: str) -> dict[str, Any]:
-    for key in keys:
+def _require(config: dict[str, Any], **wanted: str) -> None:
+    for key, what in wanted.items():
         if config[key] is None:
-            raise ConfigError(f"{key}=... is required; see --help")
-    return config
+            raise ConfigError(f"{key}=<{what}> is required; see --help")
 
 
 def _help(command: str, arguments: Sequence[str]) -> str:
     from omegaconf import OmegaConf
 
-    from mnv2vision.config import config_folder, groups, load_config
+    from mnv2vision.config import comments, config_folder, groups, load_config, with_keys
 
     header = [
         line[2:] for line in (config_folder() / f"{command}.yaml").read_text().splitlines() if line.startswith("# ")
     ]
     choices = [f"  {group}={'|'.join(names)}" for group, names in groups(command).items()]
-    options = OmegaConf.to_yaml(OmegaConf.create(load_config(command, arguments)))
+    config = load_config(command, arguments)
+    told = comments(command, config)
+    options = "\n".join(
+        f"{line:<30} # {told[key]}" if key in told else line
+        for key, line in with_keys(OmegaConf.to_yaml(OmegaConf.create(config)))
+    )
     parts = ["\n".join(header)]
     if choices:
         parts.append("Groups (a choice changes the options below):\n" + "\n".join(choices))
-    parts.append(f"Options, set as in loader.batch_size=64 (the files in configs/ explain them):\n\n{options}")
+    parts.append(f"Options, set as in loader.batch_size=64:\n\n{options}")
     return "\n\n".join(parts)
 
 

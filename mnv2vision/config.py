@@ -2,7 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnv2vision.errors import ConfigError
+
+_KEY = re.compile(r"( *)(\w+):")
 
 
 def config_folder() -> Path:
@@ -34,6 +37,37 @@ def groups(command: str) -> dict[str, list[str]]:
     }
 
 
+def with_keys(text: str) -> Iterator[tuple[str, str]]:
+    """The lines of a YAML text, each with its full key, such as loader.batch_size; none for a line without one."""
+    parents: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        key = ""
+        if found := _KEY.match(line):
+            indent = len(found[1])
+            parents = [(depth, name) for depth, name in parents if depth < indent] + [(indent, found[2])]
+            key = ".".join(name for _, name in parents)
+        yield key, line
+
+
+def comments(command: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """What the files that a configuration is composed of say behind its options, by full key."""
+    told: dict[str, str] = {}
+    folder = config_folder()
+    paths = [folder / f"{command}.yaml"]
+    for group in ("task", "dataset", "backbone", "trainer"):
+        chosen = config.get(group)
+        if chosen is not None:
+            name = chosen.get("name", "default") if isinstance(chosen, dict) else chosen
+            paths.append(folder / group / f"{name}.yaml")
+    for path in paths:
+        text = path.read_text()
+        section = "" if path.parent == folder or "@package _global_" in text else f"{path.parent.name}."
+        for key, line in with_keys(text):
+            if key and "  #" in line:
+                told[section + key] = line.partition("  #")[2].strip()
+    return told
+
+
 def load_config(command: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Compose a command's configuration.
 
@@ -50,7 +84,9 @@ def load_config(command: str, arguments: Sequence[str]) -> dict[str, Any]:
     try:
         overrides = OverridesParser.create().parse_overrides(list(arguments))
     except HydraException as error:
-        raise ConfigError(f"arguments are key=value pairs: {_one_line(error)}") from error
+        bad = next((item for item in arguments if "=" not in item or item.startswith("-")), None)
+        said = f"{bad} is none" if bad is not None else _one_line(error)
+        raise ConfigError(f"arguments are key=value pairs, such as loader.batch_size=64: {said}") from error
     choices = groups(command)
     chosen = [item for item in overrides if item.key_or_group in choices]
     values = [item for item in overrides if item.key_or_group not in choices]

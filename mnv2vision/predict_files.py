@@ -68,6 +68,10 @@ def predict_files(
         inference: Arguments of `InferenceOptions` (segmentation); its masks are written beside the pictures.
         batch_size: Images at a time.
         device: Where to run; None for the GPU if there is one.
+
+    Raises:
+        ConfigError: For an output folder where pictures would replace the photos.
+        DataError: At the end, with how many of the photos could not be read, and why; the others have their results.
     """
     if top < 1:
         raise ConfigError(f"top={top} must be at least 1")
@@ -82,23 +86,33 @@ def predict_files(
         inference=InferenceOptions(**inference),
     )
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     # Absolute, so that ../photos is not written outside the folder, nor mixed with /data/photos.
     absolute = {path: Path(os.path.abspath(path)) for path in paths}
     common = Path(os.path.commonpath([path.parent for path in absolute.values()]))
+    names = {path: str(absolute[path].relative_to(common)) for path in paths}
+    # a.png becomes a.png.jpg: there may be an a.jpg
+    pictures = {path: folder / (name if path.suffix == ".jpg" else f"{name}.jpg") for path, name in names.items()}
+    for path in set(absolute.values()) & {Path(os.path.abspath(picture)) for picture in pictures.values()}:
+        raise ConfigError(f"output={output}: the picture would replace the photo {path}; give another folder")
     records: list[_Record] = []
+    unreadable: list[DataError] = []
     for start in range(0, len(paths), batch_size):
-        batch = paths[start : start + batch_size]
-        photos = [decode_image(path) for path in batch]
-        for path, photo, prediction in zip(batch, photos, predictor(list(photos)), strict=True):
+        photos: dict[Path, NDArray[np.uint8]] = {}
+        for path in paths[start : start + batch_size]:
+            try:
+                photos[path] = decode_image(path)
+            except DataError as error:
+                unreadable.append(error)
+        for (path, photo), prediction in zip(photos.items(), predictor(list(photos.values())), strict=True):
             picture, record = _describe(photo, prediction, top)
             records.append(_Record(path, *record))
-            name = str(absolute[path].relative_to(common))  # a.png becomes a.png.jpg: there may be an a.jpg
-            with atomic_path(folder / (name if path.suffix == ".jpg" else f"{name}.jpg")) as temporary:
+            with atomic_path(pictures[path]) as temporary:
                 picture.save(temporary, format="JPEG", quality=92)
             if isinstance(prediction, Segmentation):
-                with atomic_path(folder / f"{name}.mask.png") as temporary:
+                with atomic_path(folder / f"{names[path]}.mask.png") as temporary:
                     visualize.label_image(prediction.mask).save(temporary, format="PNG")
+    if not records:
+        raise unreadable[0]
     data = [{"image": str(record.path), record.key: record.entries} for record in records]
     write_text(folder / "predictions.json", json.dumps(data, indent=1) + "\n")
     table = io.StringIO()
@@ -107,7 +121,10 @@ def predict_files(
     for record in records:
         writer.writerows([record.path, *row] for row in record.rows)
     write_text(folder / "predictions.csv", table.getvalue())
-    log.info("%d images -> %s", len(paths), folder)
+    log.info("%d image%s -> %s", len(records), "s" * (len(records) != 1), folder)
+    if unreadable:
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        raise DataError(f"{unreadable[0]}{more}; the other {len(records)} have their results in {folder}")
 
 
 class _Record(NamedTuple):

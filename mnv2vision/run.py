@@ -73,13 +73,19 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     _quieten_lightning()
     kind = TASKS[config["task"]]
     run_dir = _run_dir(config, config["task"])
+    checkpoints = run_dir / "checkpoints"
+    resumed = _read_checkpoint(config["resume"]) if config["resume"] else None
+    if resumed is None and any(checkpoints.glob("*.ckpt")) and _is_first_process() and not config["debug"]:
+        raise ConfigError(
+            f"run_dir={run_dir} holds a run: give another folder, or go on with resume={checkpoints / 'last.ckpt'}"
+        )
     pl.seed_everything(config["seed"], verbose=False)
     source = create_source(config["dataset"], "train", kind.target)
     val_source = create_source(config["dataset"], "val", kind.target)
     check_parts(source, val_source)
-    model = _new_model(config, source.names)
+    model = _new_model(config, source.names, resumed)
     evaluation = EvaluationTransform(model.preprocessing)
-    if config["init_from"] and not config["resume"]:
+    if config["init_from"] and resumed is None:
         _recover(model, source, evaluation, config["data"]["on_error"])
 
     data = DataModule(
@@ -93,7 +99,6 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     task.check_options()
     if config["debug"] == "batch":
         return _draw_batch(task, data, run_dir)
-    checkpoints = run_dir / "checkpoints"
     callbacks = [
         *_progress(),
         History(run_dir / "metrics.csv"),
@@ -106,8 +111,8 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     if config["early_stopping"]["patience"]:
         callbacks.append(StopEarly(task.monitor, mode="max", patience=config["early_stopping"]["patience"]))
     trainer = _trainer(config, run_dir, callbacks, _loggers(config, run_dir))
-    if config["resume"]:
-        _check_resume(config, task, trainer.world_size)
+    if resumed is not None:
+        _check_resume(config, resumed, task, trainer.world_size)
     _write_config(config, run_dir)
     log.info("%s: %d training and %d validation images, %s", run_dir, len(source), len(val_source), _describe(trainer))
     trainer.fit(task, data, ckpt_path=config["resume"], weights_only=True)
@@ -141,7 +146,11 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             raise ConfigError(f"model.output_stride is for segmentation, not for a model of {model.task}")
         model.set_output_stride(config["model"]["output_stride"])
     kind = TASKS[model.task]
-    source = kind.adapt(create_source(config["dataset"], "val", kind.target), model)
+    source = create_source(config["dataset"], "val", kind.target)
+    try:
+        source = kind.adapt(source, model)
+    except ConfigError as error:
+        raise ConfigError(f"dataset={config['dataset']['name']}: {error}") from error
     data = DataModule(
         None,
         (source, EvaluationTransform(model.preprocessing)),
@@ -181,8 +190,8 @@ def _evaluate(trainer: pl.Trainer, task: Task, data: DataModule, run_dir: Path) 
     return metrics
 
 
-def _new_model(config: dict[str, Any], names: tuple[str, ...]) -> VisionModel:
-    """A model for the data set's classes; what the configuration leaves open comes from `init_from`."""
+def _new_model(config: dict[str, Any], names: tuple[str, ...], resumed: dict[str, Any] | None = None) -> VisionModel:
+    """A model for the data set's classes; what is left open comes from `init_from` or the checkpoint."""
     wanted = {**config["backbone"], **config["model"]}
     options = {key: value for key, value in wanted.items() if value is not None}
     backbone = options.pop("name")
@@ -197,6 +206,10 @@ def _new_model(config: dict[str, Any], names: tuple[str, ...]) -> VisionModel:
     if not config["init_from"]:
         preprocessing = defaults | preprocessing
         return create_model(config["task"], backbone=backbone, names=names, preprocessing=preprocessing, **options)
+    if resumed is not None:
+        inherited = {key: value for key, value in resumed["model"]["config"].items() if key != "num_classes"}
+        preprocessing = resumed["model"]["preprocessing"] | preprocessing
+        return create_model(names=names, preprocessing=preprocessing, **(inherited | options))
     weights = file.read(registry.resolve(config["init_from"]))
     if weights.config["backbone"] != backbone:
         raise ConfigError(
@@ -291,17 +304,25 @@ def _loggers(config: dict[str, Any], run_dir: Path) -> list[Logger]:
     return loggers
 
 
-def _check_resume(config: dict[str, Any], task: Task, world_size: int) -> None:
-    path = config["resume"]
+def _read_checkpoint(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ConfigError(f"resume={path}: no such checkpoint")
+    if path.endswith(".safetensors"):
+        raise ConfigError(f"resume={path}: is a model, not a checkpoint of a training run; start one with init_from=")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        state, fixed, data = (checkpoint[key] for key in ("state_dict", "fixed_options", "DataModule"))
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for corrupt files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"resume={path}: is no checkpoint of a training run ({reason})") from error
-    file.check_fit(state, task.state_dict(), f"resume={path}")
+    if not isinstance(checkpoint, dict) or {"state_dict", "fixed_options", "model", "DataModule"} - checkpoint.keys():
+        raise WeightsError(f"resume={path}: is no checkpoint of a training run of this version")
+    return checkpoint
+
+
+def _check_resume(config: dict[str, Any], checkpoint: dict[str, Any], task: Task, world_size: int) -> None:
+    path = config["resume"]
+    fixed, data = checkpoint["fixed_options"], checkpoint["DataModule"]
+    file.check_fit(checkpoint["state_dict"], task.state_dict(), f"resume={path}")
     changed = [key for key, value in task.fixed_options.items() if fixed[key] != value]
     if ("current_model_state" in checkpoint) != bool(config["ema"]["decay"]):  # the averages, or what they are of
         changed.append("ema")
@@ -334,7 +355,7 @@ def _run_dir(config: dict[str, Any], kind: str) -> Path:
     if config["run_dir"]:
         return Path(config["run_dir"])
     # Lightning starts the other processes of a node with this process's environment: all must name the same folder.
-    if "MNV2VISION_RUN_DIR" not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0":
+    if "MNV2VISION_RUN_DIR" not in os.environ or _is_first_process():
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(
                 "processes started from outside (torchrun, SLURM) must share a folder: give run_dir=<folder>"
@@ -342,6 +363,10 @@ def _run_dir(config: dict[str, Any], kind: str) -> Path:
         stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
         os.environ["MNV2VISION_RUN_DIR"] = str(Path("runs") / kind / config["dataset"]["name"] / stamp)
     return Path(os.environ["MNV2VISION_RUN_DIR"])
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _quieten_lightning() -> None:

@@ -91,7 +91,8 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeyp
     for given in (arguments, None):
         assert main(given) == (0 if asked else 2)
         out, err = capsys.readouterr()
-        assert (out if asked else err).startswith("usage: mnv2vision train|eval|predict|convert")
+        unknown = "error: fly is no command; " if arguments == ["fly"] else ""
+        assert (out if asked else err).startswith(f"{unknown}usage: mnv2vision train|eval|predict|convert")
         assert not (err if asked else out)
 
 
@@ -113,6 +114,21 @@ def test_help_shows_groups_and_options(command: str, words: list[str], capsys: p
     assert f"python tools/{command}.py" in out
     assert [word for word in words if word not in out] == []
     assert err == ""
+
+
+def test_help_explains_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """The comments of the files that the configuration is composed of, and of no others."""
+    main(["train", "task=segmentation", "dataset=voc", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "  workers: null                # reading processes; null: half the cores, at most 8" in lines
+    assert any(line.startswith("  head: null ") and line.endswith("# aspp | lraspp (MobileNetV3's)") for line in lines)
+    assert any(line.startswith("  void: 255 ") and "# masks:" in line for line in lines)
+    assert any(line.startswith("  padding: null ") and line.endswith("# symmetric | tf") for line in lines)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{mv.__version__}\n"
 
 
 def test_help_follows_the_choice_of_a_group(capsys: pytest.CaptureFixture[str]) -> None:

@@ -227,7 +227,7 @@ def test_which_images(images: str, expected: set[str], place: Path) -> None:
         (["images=photos/notes.txt"], "notes.txt: not an image"),
         (["images=photos", "checkpoint=absent.safetensors"], "absent.safetensors: no such model file"),
         (["images=photos", "checkpoint=photos/a/1.jpg"], "not a safetensors file"),
-        ([], "images=... is required"),
+        ([], "images=<a file, a folder or a pattern> is required"),
         (["images=photos", "top=many"], "top takes a whole number"),
         (["images=photos", "batch_size=0"], "batch_size=0"),
         (["images=photos", "top=0"], "top=0"),
@@ -241,3 +241,25 @@ def test_mistakes(arguments: list[str], message: str, place: Path, capsys: pytes
     assert line.startswith("error: ")
     assert message in line
     assert not (place / "out/predictions.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["images=photos/a/1.jpg", "output=photos/a"], ["images='photos/*/*'", "output=photos"]]
+)
+def test_photos_are_not_replaced(arguments: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert main(["predict", "checkpoint=model.safetensors", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: output={arguments[1][7:]}: the picture would replace the photo {place}/photos/")
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_photos_beside_one_that_cannot_be_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "photos/b/1.jpg").write_bytes(b"no photo")
+    assert main(["predict", "checkpoint=model.safetensors", "images=photos", "output=out", "batch_size=2"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: photos/b/1.jpg: ")
+    assert error.endswith("; the other 4 have their results in out")
+    assert [record["image"] for record in json.loads(Path("out/predictions.json").read_text())] == [
+        *("photos/a/1.jpg", "photos/a/2.png", "photos/b/1.png", "photos/b/deep/1.jpg"),
+    ]

@@ -42,6 +42,9 @@ def results(tasks: tuple[str, ...], data: str | None) -> Iterator[Result]:
 
 def main(arguments: list[str]) -> int:
     """Run the comparisons and print a table."""
+    if {"--help", "-h"} & set(arguments):
+        print(__doc__)
+        return 0
     given = dict(item.split("=", 1) for item in arguments if "=" in item)
     unknown = [item for item in arguments if item.split("=")[0] not in ("data", "task")]
     if unknown or given.get("task", "detection") not in TASKS:

@@ -1,6 +1,6 @@
 """The contract of all backbones: named taps, feature specifications known in advance, a changeable output stride."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
@@ -67,21 +67,27 @@ class Backbone(nn.Module):
         super().__init__()
         self.width = width
         self.options = options
+        self._frozen = 0
+        self._build(layers, taps if taps is not None else (self.final_tap,))
+        initialize(self, initialization)
+        self.set_output_stride(output_stride)
+
+    def _build(self, layers: Iterable[tuple[str, Layer]], taps: Sequence[str]) -> None:
+        """Take as many of the layers as the taps need."""
         if isinstance(taps, str):
             raise ConfigError(f"taps={taps!r} is one name; taps is a list of names, such as [{taps}]")
-        self.taps = tuple(taps) if taps is not None else (self.final_tap,)
-        if not self.taps:
+        if not taps:
             raise ConfigError("taps is empty; name at least one feature map, such as 'last'")
-        self._frozen = 0
         known: list[str] = []
-        missing = set(self.taps)
+        missing = set(taps)
         for name, layer in layers:
             self.add_module(name, layer)
             if isinstance(layer, InvertedResidual) and layer.expand is not None:
                 known.append(f"{name}.expand")
                 missing.discard(known[-1])
-                if not missing:
+                if not missing and not layer.expansion_only:
                     layer.keep_expansion_only()
+                if layer.expansion_only:
                     break
             known.append(name)
             missing.discard(name)
@@ -89,8 +95,25 @@ class Backbone(nn.Module):
                 break
         if missing:
             raise ConfigError(f"unknown taps {sorted(missing)}; this backbone has {', '.join(known)}")
-        initialize(self, initialization)
-        self.set_output_stride(output_stride)
+        self.taps = tuple(taps)
+
+    def set_taps(self, taps: Sequence[str]) -> None:
+        """Return other features, in place; the weights stay, and layers behind the deepest tap are dropped.
+
+        Args:
+            taps: See `Backbone.taps`; of the layers that are there.
+
+        Raises:
+            ConfigError: For a tap that is not there, with the list of those that are; the backbone stays as it was.
+        """
+        layers = list(self.layers())
+        try:
+            self._modules.clear()
+            self._build(layers, taps)
+        except ConfigError:
+            self._modules.update(layers)
+            raise
+        self.set_output_stride(self.output_stride)
 
     def set_output_stride(self, output_stride: int) -> None:
         """Trade stride for dilation in place; the weights stay.

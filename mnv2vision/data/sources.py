@@ -78,7 +78,10 @@ def create_source(config: Mapping[str, Any], part: Part, target: str) -> SampleS
     """
     create, offers = _DATASETS[config["name"]]
     if target not in offers:
-        raise ConfigError(f"dataset={config['name']} offers {', '.join(offers)}, but the task needs {target}")
+        others = ", ".join(name for name, (_, offered) in _DATASETS.items() if target in offered)
+        raise ConfigError(
+            f"dataset={config['name']} offers {', '.join(offers)}, but the task needs {target}, which {others} have"
+        )
     source = create(config, part, target)
     if not len(source):
         raise DataError(f"{config['root']}: the split {config[f'{part}_split']!r} has no images")

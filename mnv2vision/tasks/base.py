@@ -170,6 +170,8 @@ class Task(pl.LightningModule):
         """Keep what Lightning forgets: the mean loss so far, and what the optimiser's state belongs to."""
         self._check_last_loss()
         checkpoint["fixed_options"] = self.fixed_options
+        # What the weights to start from decided, which need not be there when the run is resumed.
+        checkpoint["model"] = {"config": self.model.config, "preprocessing": self.model.preprocessing.to_dict()}
         checkpoint["epoch_loss"] = gather((float(self.epoch_loss.mean_value), float(self.epoch_loss.weight)))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

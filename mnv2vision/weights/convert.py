@@ -11,7 +11,7 @@ import torch
 
 import mnv2vision
 from mnv2vision.atomic import atomic_path
-from mnv2vision.errors import ConfigError
+from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.vision_model import VisionModel
 from mnv2vision.weights import file, huggingface, paddle, pytorch, registry, tensorflow, timm, torchvision
 from mnv2vision.weights.download import sha256
@@ -59,7 +59,12 @@ def convert(
             raise ConfigError(f"source={source!r} is unknown; valid: {', '.join(SOURCES)}")
         if input is None:
             raise ConfigError("input=... is required; see --help")
-        model = SOURCES[source](task or "classification", input, **options)
+        try:
+            model = SOURCES[source](task or "classification", input, **options)
+        except WeightsError as error:
+            if task is None:
+                raise WeightsError(f"{error} (as task=classification, the default)") from error
+            raise
         provenance = {"source": source}
     provenance |= {
         "converted": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -92,10 +97,14 @@ def _export(to: str, input: str | None, output: str) -> None:
         raise ConfigError("input=<model.safetensors> is required; see --help")
     if not output.endswith((".pth", ".pt")):
         raise ConfigError(f"output={output}: a state dictionary of {to} is a .pth file")
-    state = EXPORTS[to](registry.load(input))
+    model = registry.load(input)
+    state = EXPORTS[to](model)
     with atomic_path(Path(output)) as temporary:
         torch.save(state, temporary)
     log.info("%s: %d tensors by %s's names", output, len(state), to)
+    if to == "timm":
+        arguments = ", ".join(f"{key}={value!r}" for key, value in timm.create_model_arguments(model).items())
+        log.info("they are of timm.create_model(%s)", arguments)
 
 
 def describe(path: str) -> str:

@@ -78,6 +78,8 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such model file")
+    if path.suffix == ".ckpt":
+        raise WeightsError(f"{path}: a checkpoint, for resume=; the model is in its run's model.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
             raw = (file.metadata() or {}).get("mnv2vision")
@@ -149,6 +151,9 @@ def initialize_from(model: VisionModel, file: ModelFile, source: str) -> str:
     """
     wanted = model.state_dict()
     backbone = {name: tensor for name, tensor in wanted.items() if name.startswith("backbone.")}
+    if file.config["task"] != model.task:  # a segmentation model, for one, has fewer layers than a classifier needs
+        layers = {_layer(name) for name in file.state}
+        backbone = {name: tensor for name, tensor in backbone.items() if _layer(name) in layers}
     check_fit({name: tensor for name, tensor in file.state.items() if name in backbone}, backbone, source)
     kept = {
         name: tensor for name, tensor in file.state.items() if name in wanted and tensor.shape == wanted[name].shape
@@ -164,8 +169,12 @@ def initialize_from(model: VisionModel, file: ModelFile, source: str) -> str:
     if not anew:
         return line
     # Names of single parameters where they are few, of their layers otherwise.
-    new = anew if len(anew) <= 4 else list(dict.fromkeys(".".join(name.split(".")[:2]) for name in anew))
+    new = anew if len(anew) <= 4 else list(dict.fromkeys(_layer(name) for name in anew))
     reason = f"{model.num_classes} classes instead of {file.config['num_classes']}"
     if file.config["task"] != model.task:
         reason = f"{model.task} instead of {file.config['task']}"
     return f"{line}; new, for {reason}: {', '.join(new)}"
+
+
+def _layer(parameter: str) -> str:
+    return ".".join(parameter.split(".")[:2])

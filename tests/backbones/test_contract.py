@@ -119,6 +119,30 @@ def test_taps_do_not_change_one_another(randomize: Randomize) -> None:
     assert features["block2.expand"].max() == 6
 
 
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_other_taps_of_the_same_weights(name: str, randomize: Randomize) -> None:
+    backbone = mv.create_backbone(name, width=0.35, output_stride=16).eval()
+    randomize(backbone)
+    every = mv.create_backbone(name, width=0.35, output_stride=16, taps=TAPS[name]).eval()
+    every.load_state_dict(backbone.state_dict())
+    features = every(images())
+    middle = len(TAPS[name]) // 2
+    for taps in (TAPS[name][middle::-2], TAPS[name][middle - 1 : middle]):  # deeper ones are dropped, one after another
+        backbone.set_taps(taps)
+        found = backbone(images())
+        assert tuple(found) == tuple(backbone.feature_specs) == taps
+        fresh = mv.create_backbone(name, width=0.35, output_stride=16, taps=taps)
+        assert backbone.state_dict().keys() == fresh.state_dict().keys()
+        assert backbone.feature_specs == fresh.feature_specs
+        assert all(torch.equal(found[tap], features[tap]) for tap in taps)
+    kept = tensors(backbone)
+    with pytest.raises(ConfigError, match=rf"unknown taps \['{TAPS[name][-1]}'\]; this backbone has stem, block0, "):
+        backbone.set_taps((TAPS[name][-1],))
+    assert_same(tensors(backbone), kept)
+    assert backbone.taps == taps
+
+
 # ---- output stride ----
 
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import mnv2vision as mv
 from mnv2vision.cli import main
 from mnv2vision.weights import file
 
@@ -210,6 +211,30 @@ def test_refused_changes(
     assert message in error
     assert error.count("\n") == 1
     assert (whole / "config.yaml").read_text() == config
+
+
+def test_resumed_without_the_weights_it_started_from(tmp_path: Path, train: Train) -> None:
+    weights = tmp_path / "start.safetensors"
+    start = mv.create_model("classification", names=("a", "b"), width=0.35, padding="tf", norm_eps=1e-3, image_size=32)
+    mv.save(start, weights)
+    assert train(f"run_dir={tmp_path / 'whole'}", f"init_from={weights}", "trainer.max_epochs=2") == 0
+    assert train(f"run_dir={tmp_path / 'parts'}", f"init_from={weights}", "trainer.max_epochs=1") == 0
+    weights.unlink()
+    assert train(f"resume={tmp_path / 'parts/checkpoints/last.ckpt'}", "trainer.max_epochs=2") == 0
+    whole, parts = (mv.load(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert parts.config == whole.config
+    assert parts.config["padding"] == "tf"
+
+
+def test_a_run_is_not_replaced(whole: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    model = (whole / "model.safetensors").read_bytes()
+    assert train(f"run_dir={whole}") == 2
+    error = capsys.readouterr().err
+    assert error == (
+        f"error: run_dir={whole} holds a run: give another folder,"
+        f" or go on with resume={whole / 'checkpoints/last.ckpt'}\n"
+    )
+    assert (whole / "model.safetensors").read_bytes() == model
 
 
 def test_refused_other_classes(whole: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:

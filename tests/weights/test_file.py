@@ -252,6 +252,24 @@ def test_weights_of_another_width_or_depth(path: Path, tmp_path: Path) -> None:
         file.initialize_from(make(), file.read(tmp_path / "short.safetensors"), "x")
 
 
+def test_a_task_that_needs_fewer_layers(tmp_path: Path) -> None:
+    segmenter = mv.create_model("segmentation", width=0.35, num_classes=3)
+    mv.save(segmenter, tmp_path / "segmenter.safetensors")
+    model = make()
+    line = file.initialize_from(model, file.read(tmp_path / "segmenter.safetensors"), "x")
+    assert line.endswith(
+        "new, for classification instead of segmentation: backbone.last, classifier.weight, classifier.bias"
+    )
+    state = segmenter.backbone.state_dict()
+    assert all(torch.equal(model.backbone.state_dict()[name], tensor) for name, tensor in state.items())
+
+
+def test_a_checkpoint_is_no_model_file(tmp_path: Path) -> None:
+    (tmp_path / "best.ckpt").touch()
+    with pytest.raises(WeightsError, match=r"best\.ckpt: a checkpoint, for resume=; .* model\.safetensors"):
+        file.read(tmp_path / "best.ckpt")
+
+
 @pytest.mark.parametrize("prepare", [mv.fold_batch_norm, mv.split_inference])
 def test_copies_for_inference_are_not_saved(prepare: Any, tmp_path: Path) -> None:
     model = mv.create_model("classification", width=0.35, num_classes=2)
