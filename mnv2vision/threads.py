@@ -6,8 +6,8 @@ import os
 def set_up_threads() -> None:
     """Let threads spin for a moment and then sleep, unless the environment says otherwise.
 
-    Where reading processes share the cores, threads that spin for milliseconds cost a factor of three to ten on a CPU.
-    Threads that sleep at once cost a third, where a model is so small that they wait a thousand times a step.
+    Threads that sleep at once cost a factor of two to three where a model is so small that they wait a thousand times a
+    step; threads that never sleep take the cores from the reading processes.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # of GNU's OpenMP, torch's on Linux; it stands above the policy
+    os.environ.setdefault("GOMP_SPINCOUNT", "300000")  # of GNU's OpenMP, torch's on Linux; it stands above the policy
