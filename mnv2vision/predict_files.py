@@ -86,14 +86,13 @@ def predict_files(
         inference=InferenceOptions(**inference),
     )
     folder = Path(output)
-    # Absolute, so that ../photos is not written outside the folder, nor mixed with /data/photos.
-    absolute = {path: Path(os.path.abspath(path)) for path in paths}
-    common = Path(os.path.commonpath([path.parent for path in absolute.values()]))
-    names = {path: str(absolute[path].relative_to(common)) for path in paths}
+    names = _names_below(paths)
     # a.png becomes a.png.jpg: there may be an a.jpg
     pictures = {path: folder / (name if path.suffix == ".jpg" else f"{name}.jpg") for path, name in names.items()}
-    for path in set(absolute.values()) & {Path(os.path.abspath(picture)) for picture in pictures.values()}:
-        raise ConfigError(f"output={output}: the picture would replace the photo {path}; give another folder")
+    originals = {os.path.abspath(path) for path in paths}
+    replaced = [original for path in pictures.values() if (original := os.path.abspath(path)) in originals]
+    if replaced:
+        raise ConfigError(f"output={output}: the picture would replace the photo {replaced[0]}; give another folder")
     records: list[_Record] = []
     unreadable: list[DataError] = []
     for start in range(0, len(paths), batch_size):
@@ -125,6 +124,14 @@ def predict_files(
     if unreadable:
         more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
         raise DataError(f"{unreadable[0]}{more}; the other {len(records)} have their results in {folder}")
+
+
+def _names_below(paths: Sequence[Path]) -> dict[Path, str]:
+    """Names of photos below the folder that they have in common."""
+    # Absolute, so that ../photos is not written outside the output folder, nor mixed with /data/photos.
+    absolute = {path: os.path.abspath(path) for path in paths}
+    common = os.path.commonpath([os.path.dirname(path) for path in absolute.values()])
+    return {path: os.path.relpath(absolute[path], common) for path in paths}
 
 
 class _Record(NamedTuple):
