@@ -28,12 +28,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """Raise ConfigError where no file of this name can be written; before long work, not after it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise PermissionError
-    except OSError as error:
-        raise ConfigError(f"output={path} cannot be written: give a file in a folder of yours") from error
+    above = next((parent for parent in path.absolute().parents if parent.exists()), path)
+    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(f"output={path} cannot be written: give a file in a folder of yours")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -175,7 +175,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _section(data: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
     if not isinstance(data.get(key), list):
-        raise DataError(f"{path}: lacks the list {key!r}; it has {few(sorted(data))}")
+        raise DataError(f"{path}: lacks the list {key!r}; it has {few(sorted(data)) or 'nothing'}")
     return list(data[key])
 
 

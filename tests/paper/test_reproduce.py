@@ -260,6 +260,12 @@ def test_mistakes_are_named(
     assert err.count("\n") == 1
 
 
+def test_a_refusal_leaves_no_folder_behind(main: Callable[[list[str]], int], tmp_path: Path) -> None:
+    output = tmp_path / "new/page.md"
+    assert main(["table=7", "evaluate=voc", "weights=nowhere.safetensors", f"output={output}"]) == 2
+    assert not output.parent.exists()
+
+
 # ---- accuracy and latency ----
 
 

@@ -137,8 +137,14 @@ def test_a_data_set_of_your_own_from_imagenet_weights(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["task=detection", "dataset=imagenet"], "dataset=imagenet offers label, but the task needs boxes"),
-        (["task=classification", "dataset=voc"], "dataset=voc offers boxes, mask, but the task needs label"),
+        (
+            ["task=detection", "dataset=imagenet"],
+            "dataset=imagenet offers label, but the task needs boxes, which coco, shapes, voc have",
+        ),
+        (
+            ["task=classification", "dataset=voc"],
+            "dataset=voc offers boxes, mask, but the task needs label, which imagenet, shapes have",
+        ),
         (["task=detection", "dataset=coco"], "dataset=coco needs dataset.root="),
         (["task=detection", "model.nms_iou=2"], "nms_iou=2 is no overlap"),
         (["task=detection", "preprocessing.resize=crop"], "resize=crop would cut off objects"),

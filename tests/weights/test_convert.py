@@ -1,5 +1,6 @@
 """mnv2vision convert, as a user calls it."""
 
+import ast
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,7 @@ def test_official_weights(shared: Path, tmp_path: Path) -> None:
         (["source=tensorflow", "input={weights}"], "theirs.pth: no such .safetensors, .npz, .pb, .tflite file"),
         (["source=torchvision", "input={weights}x"], "theirs.pthx: no such file"),
         (["source=tensorflow", "input={broken}"], "broken.npz: lacks the variable"),
+        (["source=tensorflow", "input={broken}"], "(as task=classification, the default)"),
         (["source=torchvision", "input={broken}"], "no state dictionary saved by torch"),
         (["source=torchvision", "input={weights}", "width=1"], "unknown key width"),
     ],
@@ -97,3 +99,19 @@ def test_failures_leave_nothing_behind(
     assert main(["convert", *given, f"output={output}"]) == 2
     assert list(output.parent.iterdir()) == [output]
     assert output.read_bytes() == b"older"
+
+
+def test_arguments_for_timm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the arguments that are printed, timm computes what the classifier does, TensorFlow's padding included."""
+    timm = pytest.importorskip("timm")
+    model = mv.create_model("classification", width=0.35, padding="tf", norm_eps=1e-3, num_classes=5).eval()
+    mv.save(model, tmp_path / "ours.safetensors")
+    theirs = tmp_path / "theirs.pth"
+    assert main(["convert", "to=timm", f"input={tmp_path / 'ours.safetensors'}", f"output={theirs}"]) == 0
+    printed = capsys.readouterr().err.splitlines()[-1].removeprefix("they are of timm.create_model(").removesuffix(")")
+    pairs = (item.partition("=") for item in printed.split(", "))
+    peer = timm.create_model(**{key: ast.literal_eval(value) for key, _, value in pairs})
+    peer.load_state_dict(torch.load(theirs, weights_only=True))
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        assert torch.allclose(peer.eval()(images), model(images), atol=1e-4)
