@@ -93,7 +93,9 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
                     f"{path}: written by mnv2vision {data['version']} in format {data['format_version']};"
                     f" this version reads up to {FORMAT_VERSION}: upgrade mnv2vision"
                 )
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+            # Copies: views of the mapped file lie at any address, where other kernels run and round otherwise, and an
+            # open map outlives the file.
+            state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a dict
         return ModelFile(state, data["config"], tuple(data["names"]), data["preprocessing"], data.get("provenance", {}))
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: corrupt, or not a safetensors file ({error})") from error

@@ -101,7 +101,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: no such file")
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
+            return {name: tensor.clone() for name, tensor in load_file(path).items()}  # not views of the mapped file
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many kinds for corrupt files
         reason = (str(error) or type(error).__name__).splitlines()[0]
