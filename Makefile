@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 DEMO = runs/demo
 
 .PHONY: help demo test fast check clean
@@ -30,10 +31,10 @@ demo: $(VENV)/installed
 	@echo "pictures: $(DEMO)/eval/predictions.png, precision_recall.png, $(DEMO)/predictions/"
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: $(VENV)/installed
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

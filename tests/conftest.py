@@ -16,27 +16,16 @@ ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
 
 
-# Files whose tests are quick one by one, but take a minute or so together.
-SLOW_FILES = (
-    *("backbones/test_contract.py", "backbones/test_parity.py", "backbones/test_split.py"),
-    *("detection/test_model.py", "segmentation/test_model.py", "paper/test_plots.py", "paper/test_reproduce.py"),
-    *("training/test_resume.py", "training/test_run.py", "training/test_tasks.py"),
-    *("weights/test_huggingface.py", "weights/test_paddle.py", "weights/test_pytorch.py", "weights/test_timm.py"),
-    *("weights/test_torchvision.py", "weights/test_tensorflow.py", "weights/test_tensorflow_detection.py"),
-    "weights/test_tensorflow_segmentation.py",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.relative_to(ROOT / "tests").as_posix() in SLOW_FILES:
-            item.add_marker(pytest.mark.slow)
-
-
 @pytest.fixture(autouse=True)
 def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MNV2VISION_HOME", str(tmp_path / "mnv2vision_home"))
     monkeypatch.delenv("MNV2VISION_RUN_DIR", raising=False)  # a run without run_dir leaves it for its other processes
+
+
+@pytest.fixture(scope="session")
+def patience() -> float:
+    """Seconds after which a test takes what it waits for to be stuck: a busy machine needs ten times as long."""
+    return 900
 
 
 @pytest.fixture(scope="session")

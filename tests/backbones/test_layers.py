@@ -86,6 +86,7 @@ def test_strided_depthwise_gradients_are_the_same_under_autocast():
 
 @pytest.mark.parametrize(("size", "rate"), [((8, 8), 2), ((7, 9), 2), ((5, 6), 4), ((33, 17), 4)])
 def test_space_to_batch_is_the_dilated_convolution(size: tuple[int, int], rate: int) -> None:
+    torch.manual_seed(0)
     conv = Conv2d(6, 6, 3, groups=6).double()
     conv.set_stride(1, rate)
     x = torch.randn(2, 6, *size, dtype=torch.double, requires_grad=True)
@@ -100,6 +101,7 @@ def test_space_to_batch_is_the_dilated_convolution(size: tuple[int, int], rate: 
 
 
 def test_dilated_depthwise_training_under_autocast() -> None:
+    torch.manual_seed(0)
     conv = Conv2d(6, 6, 3, groups=6).train()
     conv.set_stride(1, 2)
     x = torch.randn(2, 6, 9, 9)

@@ -288,11 +288,10 @@ def _outcome(results: Sequence[ImageResult], folder: Path) -> list[Any]:
     return outcome
 
 
-def _process(rank: int, folder: str) -> None:
+def _process(rank: int, folder: str, patience: float) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
+    meeting, limit = f"file://{folder}/meet", timedelta(seconds=patience)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=limit)
     for case in CASES:
         results = _results_of(case)
         mine = [results[index] for index in _share(case, rank)]
@@ -302,11 +301,11 @@ def _process(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+def test_two_processes_equal_one(tmp_path: Path, patience: float) -> None:
     shares = [_share("sampler", rank) for rank in (0, 1)]
     assert len(set(shares[0]) & set(shares[1])) == 1  # repeated to give both as many
-    context = torch.multiprocessing.spawn(_process, (str(tmp_path),), nprocs=2, join=False)
-    deadline = time.monotonic() + 120
+    context = torch.multiprocessing.spawn(_process, (str(tmp_path), patience), nprocs=2, join=False)
+    deadline = time.monotonic() + patience
     try:
         while not context.join(timeout=1):
             assert time.monotonic() < deadline, "the processes wait for one another"

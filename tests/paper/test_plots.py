@@ -9,6 +9,8 @@ from PIL import Image
 from mnv2vision.errors import ConfigError
 from mnv2vision.paper import plots
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -51,7 +53,6 @@ def test_parameters() -> None:
         assert any(x == pytest.approx(published[0]) and y == published[1] for x, y in dots), published
 
 
-@pytest.mark.slow
 def test_table3_and_its_files(tmp_path: Path) -> None:
     figure = plots.PLOTS["table3"]()
     v1, v2, _ = ([bar.get_height() for bar in axes.patches] for axes in figure.axes)

@@ -25,6 +25,8 @@ from mnv2vision.paper.reproduce import MEASURED, TABLES, Figure, as_published, c
 from mnv2vision.run import evaluate
 from mnv2vision.weights.convert import convert
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 _checked: dict[str, dict[tuple[str, str], Figure]] = {}
 
@@ -128,20 +130,17 @@ NOT_EXACT: dict[str, dict[tuple[str, str], str]] = {  # all other figures of the
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NOT_EXACT)
 def test_everything_else_is_exact(name: str) -> None:
     assert {key: state for key, state in states(name).items() if state != "exact"} == NOT_EXACT[name]
 
 
-@pytest.mark.slow
 def test_mobilenet_v1() -> None:
     missed = {row for (row, column), state in states("slim_v1").items() if state == "not matched"}
     assert missed == {"0.75_224", "0.75_192", "0.75_160", "0.75_128", "0.25_192"}
     assert figures("slim_v1")["0.75_224", "madds"].ours.startswith("325.")  # arXiv 1704.04861, table 6: 325 million
 
 
-@pytest.mark.slow
 def test_what_pytorch_and_space_to_batch_count() -> None:
     # paper_facts 2.3: plain, and with the padding of TensorFlow's dilated convolutions.
     for row, padded, plain in (
@@ -156,7 +155,6 @@ def test_what_pytorch_and_space_to_batch_count() -> None:
         assert figures("7")[row, "madds in PyTorch"].ours == plain
 
 
-@pytest.mark.slow
 def test_nasnet_is_that_of_timm() -> None:
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
@@ -168,7 +166,6 @@ def test_nasnet_is_that_of_timm() -> None:
     assert mobile.params + mobile.buffers == 5_326_716
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_each_deviation_has_its_reason(name: str) -> None:
     for figure in check(TABLES[name]):
@@ -179,7 +176,6 @@ def test_each_deviation_has_its_reason(name: str) -> None:
             assert figure.ours
 
 
-@pytest.mark.slow
 def test_the_page_is_up_to_date() -> None:
     page = report.render([(table, check(table)) for table in TABLES.values()], "markdown", page=True)
     assert (ROOT / "docs/reproduction.md").read_text(encoding="utf-8") == page, (
@@ -216,7 +212,6 @@ def test_command(main: Callable[[list[str]], int], tmp_path: Path, capsys: pytes
     assert lines[-1].startswith("matched 3 of 4 figures: 3 exact, 0 within 2 % and 1 not matched")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("argument", "status"), [("table=5", 0), ("table=9", 2)])
 def test_status_and_streams(argument: str, status: int) -> None:
     process = subprocess.run([sys.executable, str(TOOL), argument], capture_output=True, text=True)
@@ -325,7 +320,6 @@ def test_latency() -> None:
     assert float(text.split("ms")[0]) > 0
 
 
-@pytest.mark.slow
 def test_accuracy_stands_beside_the_published_one(
     shared: Path, main: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,7 +335,6 @@ def test_accuracy_stands_beside_the_published_one(
     assert found["ours"] == f"{100 * metrics['mIoU']:.2f} ({images} images of val)"
 
 
-@pytest.mark.slow
 def test_accuracy_of_a_detector(
     shared: Path, main: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

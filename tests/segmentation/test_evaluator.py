@@ -284,21 +284,20 @@ def _outcome(indices: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _process(rank: int, folder: str) -> None:
+def _process(rank: int, folder: str, patience: float) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
+    meeting, limit = f"file://{folder}/meet", timedelta(seconds=patience)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=limit)
     for case in CASES:
         (Path(folder) / f"{case}, {rank}.pickle").write_bytes(pickle.dumps(_outcome(_share(case, rank))))
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_processes(tmp_path_factory: pytest.TempPathFactory, patience: float) -> Path:
     folder = tmp_path_factory.mktemp("processes")
-    context = torch.multiprocessing.spawn(_process, (str(folder),), nprocs=2, join=False)
-    deadline = time.monotonic() + 120
+    context = torch.multiprocessing.spawn(_process, (str(folder), patience), nprocs=2, join=False)
+    deadline = time.monotonic() + patience
     try:
         while not context.join(timeout=1):
             assert time.monotonic() < deadline, "the processes wait for one another"

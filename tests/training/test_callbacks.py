@@ -6,11 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from mnv2vision.training import callbacks
 from mnv2vision.training.callbacks import (
     AtomicCheckpointIO,
+    Averaging,
     History,
     PlainProgress,
     ProgressBar,
@@ -141,3 +144,48 @@ def test_checkpoints_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
 def test_states_of_the_checkpoints_are_apart(tmp_path: Path) -> None:
     keys = [callback.state_key for callback in checkpoint_callbacks(tmp_path, "top1", 10)]
     assert len(set(keys)) == 3
+
+
+# ---- averages ----
+
+
+class Averaged(pl.LightningModule):
+    """A weight, a frozen one, and a counter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+        self.frozen = nn.Parameter(torch.tensor(0.1), requires_grad=False)
+        self.register_buffer("counter", torch.tensor(0))
+
+
+def test_averages_are_where_the_model_is_going_to_be() -> None:
+    """Lightning moves the model after it has set the callbacks up."""
+    averaging, module = Averaging(0.9), Averaged()
+    averaging.setup(fake_trainer(strategy=SimpleNamespace(root_device=torch.device("meta"))), module, "fit")
+    average = averaging._average_model
+    assert average is not None
+    assert {tensor.device.type for tensor in (*average.module.parameters(), *average.module.buffers())} == {"meta"}
+    assert {parameter.device.type for parameter in module.parameters()} == {"cpu"}
+    module.to("meta")
+    for _ in range(3):
+        average.update_parameters(module)  # which looks at no value, else this would be an error
+    assert average.n_averaged == 3
+
+
+def test_what_is_averaged() -> None:
+    averaging, module = Averaging(0.75), Averaged()
+    averaging.setup(fake_trainer(strategy=SimpleNamespace(root_device=torch.device("cpu"))), module, "fit")
+    average = averaging._average_model
+    assert average is not None
+    wanted = None
+    for step in range(1, 5):
+        with torch.no_grad():
+            module.weight += step
+            module.counter += 7  # type: ignore[operator]
+        average.update_parameters(module)
+        wanted = module.weight.detach().clone() if wanted is None else 0.75 * wanted + 0.25 * module.weight.detach()
+        torch.testing.assert_close(average.module.weight.detach(), wanted)
+        assert torch.equal(average.module.frozen, module.frozen)
+        assert average.module.counter == 7 * step
+    assert set(average.state_dict()) == {"n_averaged", "module.weight", "module.frozen", "module.counter"}

@@ -12,7 +12,7 @@ from torch import nn
 
 import mnv2vision as mv
 from mnv2vision.errors import ConfigError
-from mnv2vision.training.optim import RMSpropTF, build_optimizer, parameter_groups, schedule
+from mnv2vision.training.optim import RMSpropTF, build_optimizer, parameter_groups, schedule, warmup_steps
 
 SHAPES = ((3, 4), (5,), (2, 1, 3, 3))
 OPTIONS: dict[str, Any] = {
@@ -229,6 +229,12 @@ def test_warmup_rises_evenly_to_where_the_schedule_begins(name: str) -> None:
     if name in ("cosine", "poly"):  # warm-up and schedule share the time
         assert factor(100) == pytest.approx(0)
         assert factor(60) == pytest.approx(0.5 if name == "cosine" else 0.5**0.9)
+
+
+def test_warmup_is_a_fifth_of_the_run_at_most() -> None:
+    factor = schedule(name="constant", total_steps=100, steps_per_epoch=10, warmup_epochs=5.0)
+    assert [factor(step) < 1 for step in (0, 18, 19, 20)] == [True, True, True, False]
+    assert (warmup_steps(5.0, 350, 10), warmup_steps(5.0, 80, 10)) == (50, 16)
 
 
 def test_degenerate_lengths() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import random
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from safetensors.torch import load_file
 import mnv2vision as mv
 from mnv2vision.cli import main
 from mnv2vision.weights import file
+
+pytestmark = pytest.mark.slow
 
 Train = Callable[..., int]
 
@@ -93,7 +96,6 @@ def resume(train: Train, run: Path) -> int:
     raise AssertionError("the run does not come to its end")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_resumed_amid_epochs(variant: str, tmp_path: Path, train: Train, interrupt: Callable[..., None]) -> None:
     arguments = ("trainer.max_epochs=3", "checkpoint.every_n_steps=2", *VARIANTS[variant])
@@ -124,7 +126,6 @@ def test_resumed_at_the_end_of_an_epoch(
     assert_same_runs(whole, tmp_path)
 
 
-@pytest.mark.slow
 def test_more_epochs(whole: Path, tmp_path: Path, train: Train) -> None:
     constant = "schedule.name=constant"  # another total would stretch a cosine
     assert train(f"run_dir={tmp_path / 'long'}", constant) == 0
@@ -133,7 +134,6 @@ def test_more_epochs(whole: Path, tmp_path: Path, train: Train) -> None:
     assert_same_runs(tmp_path / "long", tmp_path / "short")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("validation", [True, False])
 def test_killed_behind_the_last_checkpoint(
     validation: bool, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
@@ -152,7 +152,6 @@ def test_killed_behind_the_last_checkpoint(
     assert metrics[0] == metrics[1]
 
 
-@pytest.mark.slow
 def test_early_stopping(
     tmp_path: Path, train: Train, interrupt: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,6 +249,49 @@ def test_refused_other_classes(whole: Path, tmp_path: Path, train: Train, capsys
     assert error.count("\n") == 1
 
 
+SLOWED = ("optimizer.reference_batch=32", "schedule.name=cosine", "schedule.warmup_epochs=0.5")
+
+
+@pytest.mark.parametrize(
+    "change", [("loader.batch_size=16", 2.0), ("trainer.accumulate_grad_batches=2", 2.0), ("loader.batch_size=4", 0.5)]
+)
+def test_another_global_batch_goes_on_at_its_own_rate(
+    change: tuple[str, float], tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As mmdetection#3800 asks: the log's rate is the one in use, and the schedule goes by epochs."""
+    arguments = ("dataset.train_size=64", *SLOWED)
+    assert train(*arguments, "trainer.max_epochs=4", f"run_dir={tmp_path}") == 0
+    capsys.readouterr()
+    last = tmp_path / "checkpoints/last.ckpt"
+    assert train(f"resume={last}", change[0], "trainer.max_epochs=8") == 0
+    log = capsys.readouterr().err
+    rate = 0.05 * 8 * change[1] / 32
+    assert f"learning rate {rate:.4g} = 0.05 x global batch {8 * change[1]:.0f} / 32" in log
+    # Half of the 8 epochs are done: half a cosine, but for the warm-up.
+    steps = round(8 / change[1])
+    warmup = round(0.5 * steps)
+    time_done = (4 * steps - warmup) / (8 * steps - warmup)
+    wanted = rate * 0.5 * (1 + math.cos(math.pi * time_done))
+    assert (
+        f"resumed after 4 epochs with a global batch of {8 * change[1]:.0f} instead of 8: learning rate {wanted:.4g}"
+        in log
+    )
+    # At the end the rate has fallen to nothing, not before.
+    state = torch.load(last, weights_only=True)
+    assert state["lr_schedulers"][0]["last_epoch"] == 8 * steps
+    assert state["optimizer_states"][0]["param_groups"][0]["initial_lr"] == pytest.approx(rate)
+    assert state["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_run_by_steps_keeps_its_global_batch(
+    tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("trainer.max_steps=7", f"run_dir={tmp_path}") == 0
+    assert train(f"resume={tmp_path / 'checkpoints/last.ckpt'}", "trainer.max_steps=14", "loader.batch_size=16") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "a resumed run cannot change the global batch of 8 (it ends by trainer.max_steps)" in error
+
+
 def test_refused_batch_amid_an_epoch(
     tmp_path: Path, train: Train, interrupt: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,15 +321,16 @@ def test_refused_files(
     assert error.count("\n") == 1
 
 
-def wait_for(reached: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(reached: Callable[[], bool], process: "subprocess.Popen[str]", patience: float) -> None:
+    deadline = time.monotonic() + patience
     while not reached() and process.poll() is None:
         assert time.monotonic() < deadline, "the run does not come on"
         time.sleep(0.001)
 
 
-@pytest.mark.slow
-def test_killed(tmp_path: Path, tiny: tuple[str, ...], start: Callable[..., "subprocess.Popen[str]"]) -> None:
+def test_killed(
+    tmp_path: Path, tiny: tuple[str, ...], start: Callable[..., "subprocess.Popen[str]"], patience: float
+) -> None:
     arguments = [
         *tiny,
         "dataset.train_size=96",
@@ -310,13 +353,15 @@ def test_killed(tmp_path: Path, tiny: tuple[str, ...], start: Callable[..., "sub
     kills: list[str] = []
     for moment in ("between a row and its checkpoint", "while saving", "at random", "at random"):
         process = start("train", *([f"resume={last}"] if kills else [*arguments, f"run_dir={run}"]))
-        wait_for(changed(last), process)  # so that every process gets somewhere
+        wait_for(changed(last), process, patience)  # so that every process gets somewhere
         if moment == "between a row and its checkpoint":
-            wait_for(changed(table), process)
+            wait_for(changed(table), process, patience)
         elif moment == "while saving":
-            wait_for(lambda: any(last.parent.glob(".last.ckpt.*")), process)
+            wait_for(lambda: any(last.parent.glob(".last.ckpt.*")), process, patience)
         else:
-            time.sleep(rng.uniform(0, 1))
+            since = time.monotonic()
+            wait_for(changed(last), process, patience)
+            time.sleep(rng.uniform(0, time.monotonic() - since))  # by the pace of this machine
         process.kill()
         process.wait()
         kills.append(f"{moment}: {process.returncode}")
@@ -325,7 +370,7 @@ def test_killed(tmp_path: Path, tiny: tuple[str, ...], start: Callable[..., "sub
 
     processes = [start("train", f"resume={last}"), start("train", *arguments, f"run_dir={tmp_path / 'whole'}")]
     for process in processes:
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=patience)
         assert process.returncode == 0, error
     assert_whole(run)
     assert_same_runs(tmp_path / "whole", run)

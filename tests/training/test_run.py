@@ -20,6 +20,8 @@ from mnv2vision.tasks.base import Task
 from mnv2vision.tasks.classification import ClassificationTask
 from mnv2vision.weights import file
 
+pytestmark = pytest.mark.slow
+
 Train = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
 
@@ -59,7 +61,7 @@ def test_what_a_run_leaves(tmp_path: Path, train: Train, capsys: Capture) -> Non
     assert train(f"run_dir={run}", "optimizer.reference_batch=16", "trainer.accumulate_grad_batches=3") == 0
     error = capsys.readouterr().err
     assert "learning rate 0.075 = 0.05 x global batch 24 / 16" in error
-    assert "58 training and 17 validation images, 1 x CPU, precision 32-true" in error
+    assert "58 training and 17 validation images, 3 steps an epoch, 6 in all, 1 x CPU, precision 32-true" in error
     rows = read_csv(run / "metrics.csv")
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("2", "6")]
     metrics = json.loads((run / "metrics.json").read_text())
@@ -102,6 +104,35 @@ def test_small_data_sets(arguments: list[str], tmp_path: Path, train: Train) -> 
 def test_no_limit_is_refused(tmp_path: Path, train: Train, capsys: Capture) -> None:
     assert train(f"run_dir={tmp_path}", "trainer.max_epochs=-1") == 2
     assert "trainer.max_epochs and trainer.max_steps are both without a limit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", [("trainer.max_epochs=4",), ("trainer.max_epochs=9", "trainer.max_steps=26")])
+def test_the_last_epoch_is_validated(end: tuple[str, ...], tmp_path: Path, train: Train, capsys: Capture) -> None:
+    """And what was kept is told, with the reason."""
+    assert train(f"run_dir={tmp_path}", "trainer.check_val_every_n_epoch=3", *end) == 0
+    scores = {int(row["epoch"]): row["top1"] for row in read_csv(tmp_path / "metrics.csv")}
+    validated = {epoch: float(score) for epoch, score in scores.items() if score}
+    assert list(validated) == [3, 4]
+    kept = max(validated, key=lambda epoch: validated[epoch])
+    assert json.loads((tmp_path / "metrics.json").read_text())["top1"] == pytest.approx(validated[kept])
+    line = f"kept the weights of epoch {kept} of 4, the best of 2 validated: top1 {validated[kept]:.4f}"
+    assert line in capsys.readouterr().err
+
+
+def test_without_validation_the_last_is_kept(tmp_path: Path, train: Train, capsys: Capture) -> None:
+    assert train(f"run_dir={tmp_path}", "trainer.limit_val_batches=0") == 0
+    assert "kept the weights of epoch 2, the last: none was validated" in capsys.readouterr().err
+
+
+def test_the_first_line_says_how_many_steps(tmp_path: Path, train: Train, capsys: Capture) -> None:
+    assert train(f"run_dir={tmp_path}", "trainer.accumulate_grad_batches=2", "schedule.warmup_epochs=1") == 0
+    first, second, *rest = capsys.readouterr().err.splitlines()
+    assert first == (
+        f"{tmp_path}: recipe shapes, 58 training and 17 validation images, 4 steps an epoch, 8 in all, 1 x CPU,"
+        " precision 32-true"
+    )
+    assert second.startswith("8 steps in all are too few to learn much: take a smaller loader.batch_size")
+    assert "warm-up: 1 steps, 20 % of the run, instead of schedule.warmup_epochs=1" in rest
 
 
 def test_max_steps_without_epochs(tmp_path: Path, train: Train) -> None:
@@ -163,6 +194,7 @@ def test_unreadable_files_are_skipped(photos: Path, tmp_path: Path, train: Train
 
 
 def test_init_from_folded_weights(tmp_path: Path, train: Train, capsys: Capture, randomize: Any) -> None:
+    torch.manual_seed(0)
     model = create_model("classification", width=0.35, names=["a", "b"], image_size=32)
     randomize(model)
     for module in model.modules():
@@ -209,7 +241,6 @@ def test_other_ways_to_compute(arguments: list[str], tmp_path: Path, train: Trai
     assert all(tensor.dtype != torch.bfloat16 for tensor in load_file(tmp_path / "model.safetensors").values())
 
 
-@pytest.mark.slow
 def test_compiled(tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     # The default backend takes a C++ compiler, and with it a minute and a half.
     calls: list[torch.nn.Module] = []
@@ -226,19 +257,23 @@ def test_compiled(tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch)
     assert file.load(tmp_path / "model.safetensors").num_classes == 6
 
 
-@pytest.mark.slow
 def test_two_processes(
-    tmp_path: Path, tiny: tuple[str, ...], start: Callable[..., "subprocess.Popen[str]"], capsys: Capture
+    tmp_path: Path,
+    tiny: tuple[str, ...],
+    start: Callable[..., "subprocess.Popen[str]"],
+    capsys: Capture,
+    patience: float,
 ) -> None:
     two = ("trainer.devices=2", "trainer.strategy=ddp")
     # With one image to validate, one of the processes has none.
     process = start("train", *tiny, *two, "optimizer.reference_batch=8", "ema.decay=0.5", "dataset.val_size=1")
-    _, error = process.communicate(timeout=100)
+    _, error = process.communicate(timeout=patience)
     assert process.returncode == 0, error
     assert "2 x CPU" in error
     assert "learning rate 0.1 = 0.05 x global batch 16 / 8" in error
     lines = [line for line in error.splitlines() if line]
-    assert len(lines) == len(set(lines)) == 5, error  # the images, the learning rate, two epochs, the metrics
+    # The plan, that it is short, the learning rate, the warm-up, two epochs, which is kept, the metrics.
+    assert len(lines) == len(set(lines)) == 8, error
 
     (run,) = (tmp_path / "runs/classification/shapes").iterdir()
     assert len(list(tmp_path.rglob("metrics.json"))) == 1
@@ -256,7 +291,7 @@ def test_two_processes(
     process = start("eval", model, *data, *two, f"run_dir={tmp_path / 'two'}")
     # 17 images: one process has two batches, the other has one.
     assert main(["eval", model, *data, f"run_dir={tmp_path / 'one'}"]) == 0
-    _, error = process.communicate(timeout=100)
+    _, error = process.communicate(timeout=patience)
     assert process.returncode == 0, error
     for name in ("metrics.json", "per_class.csv"):
         assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()

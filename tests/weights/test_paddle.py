@@ -21,6 +21,8 @@ import mnv2vision as mv
 from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.weights.paddle import convert
 
+pytestmark = pytest.mark.slow
+
 Arrays = dict[str, NDArray[np.float32]]
 
 # ppcls/arch/backbone/model_zoo/mobilenet_v2.py: expansion, channels, repeats, stride; every channel is int(c * scale).
@@ -65,7 +67,7 @@ def random_arrays(scale: float, classes: int = 1000) -> Arrays:
 
 def forward(arrays: Arrays, scale: float, x: Tensor) -> Tensor:
     """What PaddleClas's forward computes."""
-    w = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    w = {name: torch.from_numpy(array).double() for name, array in arrays.items()}
 
     def unit(name: str, x: Tensor, stride: int = 1, act: bool = True) -> Tensor:
         kernel = w[f"{name}._conv.weight"]
@@ -95,9 +97,10 @@ def test_outputs(scale: float, protocol: int, tmp_path: Path) -> None:
     path = tmp_path / "MobileNetV2_pretrained.pdparams"
     path.write_bytes(pickle.dumps(content, protocol))
     ours = convert("classification", path)
-    x = torch.randn(2, 3, 65, 82, generator=torch.Generator().manual_seed(3))
+    # In double precision, as random weights amplify the rounding, which other kernels do otherwise.
+    x = torch.randn(2, 3, 65, 82, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     with torch.no_grad():
-        a, b = ours(x), forward(arrays, scale, x)
+        a, b = ours.double()(x), forward(arrays, scale, x)
     assert b.std() > 1e-3
     assert (a - b).abs().max() <= 1e-5 * b.abs().max()
     assert (ours.names[0], ours.training) == ("tench", False)

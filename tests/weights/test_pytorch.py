@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mnv2vision.errors import WeightsError
 from mnv2vision.weights.pytorch import convert, import_classifier
 
+pytestmark = pytest.mark.slow
+
 Randomize = Callable[[nn.Module], None]
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -79,9 +81,10 @@ def test_outputs(project: str, width: float, tmp_path: Path, randomize: Randomiz
     torch.save({"state_dict": state, "epoch": 3}, path, _use_new_zipfile_serialization=project == "d-li14")
     ours = convert("classification", path)
     assert ours.config.get("width", 1.0) == width
-    x = torch.randn(2, 3, 65, 82, generator=torch.Generator().manual_seed(3))
+    # In double precision, as random weights amplify the rounding, which other kernels do otherwise.
+    x = torch.randn(2, 3, 65, 82, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     with torch.no_grad():
-        a, b = ours(x), theirs(x)
+        a, b = ours.double()(x), theirs.double()(x)
     assert b.std() > 1e-3
     assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 

@@ -16,14 +16,17 @@ from mnv2vision.data.imagenet import imagenet_names
 from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.weights.timm import MODELS, convert, create_model_arguments, export_state, import_classifier
 
+pytestmark = pytest.mark.slow
+
 Randomize = Callable[[nn.Module], None]
 TF_NAMES = [f"tf_mobilenetv3_{size}" for size in ("large_075", "large_100", "small_075", "small_100")]
 
 
 def assert_same_outputs(ours: nn.Module, theirs: nn.Module) -> None:
-    x = torch.randn(2, 3, 64, 82, generator=torch.Generator().manual_seed(3))
+    # In double precision, as random weights amplify the rounding, which other kernels do otherwise.
+    x = torch.randn(2, 3, 64, 82, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     with torch.no_grad():
-        a, b = ours(x), theirs(x)
+        a, b = ours.double()(x), theirs.double()(x)
     assert b.std() > 1e-3
     assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 

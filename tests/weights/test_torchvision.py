@@ -20,6 +20,8 @@ from mnv2vision.data.imagenet import imagenet_names
 from mnv2vision.errors import WeightsError
 from mnv2vision.weights.torchvision import convert, export_state, import_classifier
 
+pytestmark = pytest.mark.slow
+
 Randomize = Callable[[nn.Module], None]
 
 
@@ -30,9 +32,10 @@ def small_state(randomize: Randomize) -> dict[str, Tensor]:
 
 
 def assert_same_outputs(ours: nn.Module, theirs: nn.Module) -> None:
-    x = torch.randn(2, 3, 65, 50, generator=torch.Generator().manual_seed(3))
+    # In double precision, as random weights amplify the rounding, which other kernels do otherwise.
+    x = torch.randn(2, 3, 65, 50, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     with torch.no_grad():
-        a, b = ours(x), theirs(x)
+        a, b = ours.double()(x), theirs.double()(x)
     assert b.std() > 1e-3
     assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
