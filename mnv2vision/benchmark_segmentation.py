@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from torch.nn import functional as F
 
 import mnv2vision as mv
 from mnv2vision.benchmark import Result, compare, settle
 from mnv2vision.predictor import Predictor
 from mnv2vision.segmentation.evaluator import SegmentationEvaluator
-from mnv2vision.segmentation.inference import MULTI_SCALE, InferenceOptions, probabilities, upsample
+from mnv2vision.segmentation.inference import MULTI_SCALE, InferenceOptions, probabilities
 
 
 def _predictor() -> Predictor:
@@ -29,7 +30,7 @@ def against_torchvision(rounds: int = 9) -> Result:
     with torch.inference_mode():
         return compare(
             "segmentation, 513, output stride 16, batch 1 (torchvision's MobileNetV3-Large)",
-            lambda: upsample(ours(mine), (513, 513)),
+            lambda: ours.pixel_logits(mine),
             lambda: peer(images)["out"],
             rounds=rounds,
         )
@@ -46,7 +47,7 @@ def against_smp(rounds: int = 9) -> Result:
     with torch.inference_mode():
         return compare(
             "segmentation, 513, output stride 16, batch 1 (smp's DeepLabV3 mobilenet_v2, 512)",
-            lambda: upsample(ours(mine), (513, 513)),
+            lambda: ours.pixel_logits(mine),
             lambda: peer(images),
             rounds=rounds,
         )
@@ -57,15 +58,19 @@ def multi_scale(rounds: int = 3) -> float:
     ours = _predictor().model
     images = torch.randn(1, 3, 513, 513).to(memory_format=torch.channels_last)
     options = InferenceOptions(scales=MULTI_SCALE, flip=True)
-    inputs = [upsample(images, (side, side)) for side in (257, 385, 513, 641, 769, 897)]
+    inputs = [
+        F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)
+        for side in (257, 385, 513, 641, 769, 897)
+    ]
 
     def passes() -> None:
         for image in inputs:
             for _ in range(2):
-                upsample(ours(image), (513, 513)).softmax(1)
+                logits = ours.pixel_logits(image)
+                F.interpolate(logits, size=(513, 513), mode="bilinear", align_corners=True).softmax(1)
 
     with torch.inference_mode():
-        return 1 / compare("", lambda: probabilities(ours, images, options), passes, rounds=rounds).ratio
+        return 1 / compare("", lambda: probabilities(ours.pixel_logits, images, options), passes, rounds=rounds).ratio
 
 
 def evaluator_share(rounds: int = 9) -> float:

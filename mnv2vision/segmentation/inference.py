@@ -1,4 +1,4 @@
-"""From logits to masks at the photo's size: upsampling, several scales and flips, sliding windows."""
+"""From logits to masks at the photo's size: logits at the pixels, several scales and flips, sliding windows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mnv2vision.backbones.layers import Padding
 from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import Preprocessing
 
 Network = Callable[[Tensor], Tensor]
+"""From normalised images (N, 3, H, W) to logits (N, C, H, W) at their pixels, as `DeepLabV3.pixel_logits`."""
 
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """The scales of "MF" in table 7 (with flips)."""
@@ -41,11 +43,33 @@ class InferenceOptions:
             raise ConfigError(f"inference.overlap={self.overlap} is no share in 0..1")
 
 
-def upsample(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, C, h, w) to (N, C, *size), bilinear with aligned corners, as TensorFlow's DeepLab resizes."""
-    if logits.shape[-2:] == tuple(size):
-        return logits
-    return F.interpolate(logits, size=list(size), mode="bilinear", align_corners=True)
+def upsample(logits: Tensor, size: Sequence[int], *, stride: int, padding: Padding) -> Tensor:
+    """Logits at an input's pixels, bilinear between the cells, each of which is put where it lies.
+
+    Where a side has k * stride + 1 pixels, the outer cells lie on the outer pixels, and this is the resizing with
+    aligned corners of TensorFlow's DeepLab. On any other, less than a stride at one end lies beyond all cells; there
+    the outer cell holds.
+
+    Args:
+        logits: (N, C, ceil(H / stride), ceil(W / stride)).
+        size: Height and width of the network's input, in pixels.
+        stride: Pixels from one cell's centre to the next.
+        padding: Of the convolutions that shrank the input. With "symmetric" the first cell lies on the first pixel.
+            With "tf" the last cell lies on the last pixel: a stride of 2 puts the first one on pixel (n - 1) % 2 of n,
+            and halving after halving it comes to lie on (n - 1) % stride.
+
+    Returns:
+        (N, C, H, W).
+    """
+    height, width = size
+    # With the outer cells once more, where pixels may lie beyond them.
+    cells = F.pad(logits, [1, 0, 1, 0] if padding == "tf" else [0, 1, 0, 1], mode="replicate")
+    placed = _resize(cells, [(length - 1) * stride + 1 for length in cells.shape[-2:]])
+    return placed[..., -height:, -width:] if padding == "tf" else placed[..., :height, :width]
+
+
+def _resize(images: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(images, size=list(size), mode="bilinear", align_corners=True)
 
 
 def is_single_pass(options: InferenceOptions) -> bool:
@@ -60,7 +84,7 @@ def probabilities(network: Network, images: Tensor, options: InferenceOptions) -
     in memory at a time.
 
     Args:
-        network: Gives logits (N, C, h, w).
+        network: See `Network`.
         images: (N, 3, H, W), normalised.
         options: Scales and flips.
 
@@ -69,14 +93,14 @@ def probabilities(network: Network, images: Tensor, options: InferenceOptions) -
     """
     height, width = images.shape[-2:]
     if is_single_pass(options):
-        return upsample(network(images), (height, width))
+        return network(images)
     mean: Tensor | None = None
     for scale in options.scales:
         # 513 becomes 257, 385, 513, 641, 769, 897: corners stay aligned (TF: deeplab/core/utils.py, scale_dimension).
-        scaled = upsample(images, [int((side - 1) * scale + 1) for side in (height, width)])
+        scaled = _resize(images, [int((side - 1) * scale + 1) for side in (height, width)])
         for mirrored in (False, True) if options.flip else (False,):
             logits = network(scaled.flip(3) if mirrored else scaled).float()
-            scores = upsample(logits.flip(3) if mirrored else logits, (height, width)).softmax(1)
+            scores = _resize(logits.flip(3) if mirrored else logits, (height, width)).softmax(1)
             mean = scores if mean is None else mean.add_(scores)
     assert mean is not None
     return mean.div_(len(options.scales) * (1 + options.flip))
@@ -86,7 +110,7 @@ def sliding_window(network: Network, images: Tensor, window: Sequence[int], opti
     """Probabilities (N, C, H, W) of normalised images of any size, the mean over overlapping windows.
 
     Args:
-        network: Gives logits (N, C, h, w).
+        network: See `Network`.
         images: (N, 3, H, W), normalised.
         window: Height and width that the network is made for; smaller images are padded with zeros.
         options: Scales and flips of each window, and the overlap.

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnv2vision.data.sample import IGNORE_INDEX
-from mnv2vision.segmentation.inference import upsample
 
 
 def segmentation_loss(
@@ -18,12 +17,12 @@ def segmentation_loss(
     class_weights: Sequence[float] | None = None,
     hardest: float = 1.0,
 ) -> Tensor:
-    """Mean over the pixels that count, of logits brought to the masks' size.
+    """Mean over the pixels that count.
 
     Source: TF research/deeplab/utils/train_utils.py.
 
     Args:
-        logits: (N, C, h, w).
+        logits: (N, C, H, W), at the masks' pixels.
         masks: (N, H, W) integers, labels in 0..C-1 or `ignore_index`.
         ignore_index: Of pixels that do not count; a batch of nothing else has a loss of 0.
         class_weights: Weight of each class; the mean is then over weights.
@@ -32,7 +31,7 @@ def segmentation_loss(
     Returns:
         A scalar in float32.
     """
-    logits = upsample(logits.float(), masks.shape[-2:])
+    logits = logits.float()
     targets = masks.long()
     weights = None if class_weights is None else logits.new_tensor(class_weights)
     losses = F.cross_entropy(logits, targets, weights, ignore_index=ignore_index, reduction="none")

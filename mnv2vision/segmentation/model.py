@@ -11,6 +11,7 @@ from mnv2vision.backbones.layers import Activation, check_choice, initialize
 from mnv2vision.backbones.mobilenet_v2 import stage_lengths
 from mnv2vision.errors import ConfigError
 from mnv2vision.segmentation.head import AsppHead, LrAsppHead
+from mnv2vision.segmentation.inference import upsample
 from mnv2vision.vision_model import VisionModel
 
 Head = Literal["aspp", "lraspp"]
@@ -125,3 +126,12 @@ class DeepLabV3(VisionModel):
         features = self.backbone(images)
         logits: Tensor = self.head([features[tap] for tap in self.backbone.taps])
         return logits
+
+    def to_pixels(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        """Logits (N, C, *size) at the input's pixels, of those that `forward` gives for an input of that size."""
+        stride = self.backbone.feature_specs[self.backbone.taps[0]].stride
+        return upsample(logits, size, stride=stride, padding=self.backbone.options.padding)
+
+    def pixel_logits(self, images: Tensor) -> Tensor:
+        """Logits (N, C, H, W) at the pixels of normalised images (N, 3, H, W)."""
+        return self.to_pixels(self(images), images.shape[-2:])

@@ -88,7 +88,8 @@ class SegmentationTask(Task):
     def loss(self, images: Tensor, batch: Batch) -> Tensor:
         """Cross entropy of the pixels that count."""
         assert batch.masks is not None
-        return segmentation_loss(self(images), batch.masks, class_weights=self.class_weights, hardest=self.hardest)
+        logits = self.model.to_pixels(self(images).float(), images.shape[-2:])
+        return segmentation_loss(logits, batch.masks, class_weights=self.class_weights, hardest=self.hardest)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting, and collecting examples."""
@@ -97,7 +98,7 @@ class SegmentationTask(Task):
 
     def evaluate(self, images: Tensor, batch: Batch) -> None:
         """Count pixels at the photos' own sizes, and keep the first images as examples."""
-        scores = probabilities(self, images, self.inference)
+        scores = probabilities(self.model.pixel_logits, images, self.inference)
         if self._classes is not None:
             scores = scores[:, self._classes.to(scores.device)]
         sizes = [sample.size or (0, 0) for sample in batch.truth]

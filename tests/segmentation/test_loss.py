@@ -72,7 +72,7 @@ def test_another_ignore_index() -> None:
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_all_ignored_is_exactly_nothing(hardest: float, weights: tuple[float, ...] | None) -> None:
     logits = (100 * random_batch()[0]).requires_grad_()
-    masks = torch.full((2, 14, 18), 255, dtype=torch.uint8)
+    masks = torch.full((2, 7, 9), 255, dtype=torch.uint8)
     loss = segmentation_loss(logits, masks, hardest=hardest, class_weights=weights)
     assert loss.item() == 0
     loss.backward()
@@ -126,18 +126,8 @@ def test_hardest_moves_the_hardest_alone() -> None:
     assert losses[moved].min() >= losses[~moved].max()
 
 
-def test_logits_are_brought_to_the_masks_size() -> None:
-    """With aligned corners, as TensorFlow's DeepLab; the mask is not shrunk."""
-    logits = random_batch((5, 3))[0]
-    masks = random_batch((17, 11), seed=1)[1]
-    large = F.interpolate(logits, size=(17, 11), mode="bilinear", align_corners=True)
-    losses = [loss for loss, _ in pixel_losses(large, masks)]
-    assert segmentation_loss(logits, masks).item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
-
-
 def test_bfloat16() -> None:
-    logits, masks = random_batch((5, 3))
-    masks = masks.repeat_interleave(3, 1).repeat_interleave(3, 2)
+    logits, masks = random_batch()
     low = logits.bfloat16().requires_grad_()
     loss = segmentation_loss(low, masks, class_weights=WEIGHTS, hardest=0.5)
     assert loss.dtype == torch.float32
