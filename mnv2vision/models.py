@@ -39,8 +39,8 @@ def create_model(
         image_size: A side, or (height, width), of the network's input in pixels; overrides the preprocessing's.
         preprocessing: How the model wants its images; ImageNet's mean and deviation by default.
         **options: Of the backbone (`width`, `padding`, …) and of the head: classification `dropout`; detection `head`,
-            `reduce_lowest`, `scores`, `nms_iou`; segmentation `head`, `atrous_rates`, `head_channels`, `head_norm_eps`,
-            `head_activation`, `dropout`.
+            `reduce_lowest`, `scores`, `nms_iou`, `max_detections`; segmentation `head`, `atrous_rates`,
+            `head_channels`, `head_norm_eps`, `head_activation`, `dropout`.
 
     Returns:
         The model; `model(images)` takes normalised float images (N, 3, H, W).

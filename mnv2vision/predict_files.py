@@ -53,6 +53,7 @@ def predict_files(
     output: str,
     top: int,
     threshold: float,
+    max_detections: int | None,
     inference: dict[str, Any],
     batch_size: int,
     device: str | None,
@@ -65,6 +66,7 @@ def predict_files(
         output: The folder to write to.
         top: Classes to write per image (classification).
         threshold: From which score on objects are written (detection).
+        max_detections: How many objects are found on a photo at most (detection); None: as the model says.
         inference: Arguments of `InferenceOptions` (segmentation); its masks are written beside the pictures.
         batch_size: Images at a time.
         device: Where to run; None for the GPU if there is one.
@@ -83,6 +85,7 @@ def predict_files(
         device=device,
         batch_size=batch_size,
         score_threshold=threshold,
+        max_detections=max_detections,
         inference=InferenceOptions(**inference),
     )
     folder = Path(output)
@@ -102,7 +105,8 @@ def predict_files(
                 photos[path] = decode_image(path)
             except DataError as error:
                 unreadable.append(error)
-        for (path, photo), prediction in zip(photos.items(), predictor(list(photos.values())), strict=True):
+        predictions = predictor.predict_batch(list(photos.values())) if photos else []
+        for (path, photo), prediction in zip(photos.items(), predictions, strict=True):
             picture, record = _describe(photo, prediction, top)
             records.append(_Record(path, *record))
             with atomic_path(pictures[path]) as temporary:
@@ -121,6 +125,8 @@ def predict_files(
         writer.writerows([record.path, *row] for row in record.rows)
     write_text(folder / "predictions.csv", table.getvalue())
     log.info("%d image%s -> %s", len(records), "s" * (len(records) != 1), folder)
+    if predictor.crowded:
+        log.warning(predictor.told_crowded())
     if unreadable:
         more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
         raise DataError(f"{unreadable[0]}{more}; the other {len(records)} have their results in {folder}")

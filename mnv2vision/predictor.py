@@ -1,5 +1,6 @@
 """Prediction for one image or many, with the model's own preprocessing."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from mnv2vision.backbones import fold_batch_norm
 from mnv2vision.backbones.packing import pack_convolutions
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.detection.model import SSDLite
-from mnv2vision.detection.postprocess import detect
+from mnv2vision.detection.postprocess import check_max_detections, detect
 from mnv2vision.detection.results import to_photos
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.segmentation.inference import InferenceOptions, probabilities, sliding_window, to_masks
 from mnv2vision.vision_model import VisionModel
+
+log = logging.getLogger(__name__)
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
@@ -84,7 +87,11 @@ Prediction = Classification | Detection | Segmentation
 
 
 class Predictor:
-    """A model ready for inference: batch norm folded, channels last, on a CPU with packed convolutions."""
+    """A model ready for inference: batch norm folded, channels last, on a CPU with packed convolutions.
+
+    Attributes:
+        crowded: Photos so far on which `max_detections` left objects out.
+    """
 
     def __init__(
         self,
@@ -93,6 +100,7 @@ class Predictor:
         device: str | torch.device | None = None,
         batch_size: int = 16,
         score_threshold: float = 0.3,
+        max_detections: int | None = None,
         inference: InferenceOptions | None = None,
     ) -> None:
         """Prepare a copy of the model.
@@ -102,12 +110,16 @@ class Predictor:
             device: Where to run; the GPU if there is one, by default.
             batch_size: Images at a time, where a list is given.
             score_threshold: Of detections, in 0..1: those with less are dropped.
+            max_detections: How many objects are found on a photo at most, the best ones; None: as the model says.
             inference: Of segmentation: scales, flips and windows.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} must be at least 1")
         if not 0 <= score_threshold <= 1:
             raise ConfigError(f"score_threshold={score_threshold} is not in 0..1")
+        if max_detections is not None and model.task != "detection":
+            raise ConfigError(f"max_detections is for detection, not for a model of {model.task}")
+        self.crowded = 0
         self.score_threshold = score_threshold
         self.inference = inference or InferenceOptions()
         try:
@@ -120,6 +132,8 @@ class Predictor:
         self.batch_size = batch_size
         self.task = model.task
         self.model: Any = fold_batch_norm(model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if max_detections is not None:
+            self.model.max_detections = check_max_detections(max_detections)
         if self.device.type == "cpu":
             pack_convolutions(self.model)
 
@@ -141,16 +155,25 @@ class Predictor:
         Raises:
             DataError: Naming the image that cannot be used.
         """
-        if isinstance(images, list):
-            return [
-                prediction
-                for start in range(0, len(images), self.batch_size)
-                for prediction in self._predict(images[start : start + self.batch_size])
-            ]
-        return self._predict([images])[0]
+        before = self.crowded
+        many = images if isinstance(images, list) else [images]
+        predictions = [
+            prediction
+            for start in range(0, len(many), self.batch_size)
+            for prediction in self.predict_batch(many[start : start + self.batch_size])
+        ]
+        if self.crowded and not before:
+            log.warning("%s (said once)", self.told_crowded())
+        return predictions if isinstance(images, list) else predictions[0]
+
+    def told_crowded(self) -> str:
+        """How many photos had more objects than `max_detections`, in a line."""
+        photos = "1 photo has" if self.crowded == 1 else f"{self.crowded} photos have"
+        return f"{photos} more than max_detections={self.model.max_detections} objects: the best are kept"
 
     @torch.inference_mode()
-    def _predict(self, images: Sequence[ImageLike]) -> Sequence[Prediction]:
+    def predict_batch(self, images: Sequence[ImageLike]) -> Sequence[Prediction]:
+        """Predict for some images at once; what `crowded` counts is not told."""
         photos = [as_array(image) for image in images]
         if self.task == "segmentation" and self.inference.window:
             return [self._through_windows(photo) for photo in photos]
@@ -158,7 +181,7 @@ class Predictor:
         batch = torch.from_numpy(prepared).permute(0, 3, 1, 2).to(self.device)
         normalized = self.preprocessing.normalize(batch)
         if self.task == "segmentation":
-            scores = probabilities(self.model, normalized, self.inference)
+            scores = probabilities(self.model.pixel_logits, normalized, self.inference)
             masks = to_masks(scores, self.preprocessing, [photo.shape[:2] for photo in photos])
             return [Segmentation(mask.cpu().numpy(), self.names) for mask in masks]
         raw = self.model(normalized)
@@ -169,11 +192,13 @@ class Predictor:
     def _through_windows(self, photo: NDArray[np.uint8]) -> Segmentation:
         image = torch.from_numpy(np.ascontiguousarray(photo)[None]).permute(0, 3, 1, 2).to(self.device)
         size = self.preprocessing.image_size
-        scores = sliding_window(self.model, self.preprocessing.normalize(image), size, self.inference)
+        normalized = self.preprocessing.normalize(image)
+        scores = sliding_window(self.model.pixel_logits, normalized, size, self.inference)
         return Segmentation(scores[0].argmax(0).to(torch.uint8).cpu().numpy(), self.names)
 
     def _detections(self, raw: Any, sizes: list[tuple[int, int]]) -> list[Detection]:
         model: SSDLite = self.model
+        limit = model.max_detections
         found = detect(
             raw.box_codes,
             raw.class_logits,
@@ -181,9 +206,11 @@ class Predictor:
             scores=model.scores,
             nms_iou=model.nms_iou,
             score_threshold=self.score_threshold,
+            max_detections=limit + 1,  # one more, to see whether any are left out
         )
+        self.crowded += int((found.counts > limit).sum())
         return [
-            Detection(item.boxes, item.scores, item.labels, self.names)
+            Detection(item.boxes[:limit], item.scores[:limit], item.labels[:limit], self.names)
             for item in to_photos(found, self.preprocessing, sizes)
         ]
 

@@ -35,8 +35,8 @@ class DataModule(pl.LightningDataModule):
             train: Training samples and their augmentation.
             val: Validation samples and their transform.
             batch_size: Per process.
-            workers: Processes that read ahead, for each of training and validation; None takes half the cores, at
-                most eight.
+            workers: Processes that read ahead, for each of training and validation; None takes half of the cores
+                that this process has beside the others of its machine, at most eight.
             seed: Of orders and augmentations.
             on_error: "raise" stops at a file that cannot be read; "skip" replaces it, and lists it at the end.
         """
@@ -45,8 +45,7 @@ class DataModule(pl.LightningDataModule):
             raise ConfigError(f"loader.batch_size={batch_size} must be at least 1")
         if workers is not None and workers < 0:
             raise ConfigError(f"loader.workers={workers} must not be negative")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.workers = min(8, max(1, cores // 2)) if workers is None else workers
+        self.workers = workers
         self.batch_size = batch_size
         self.seed = seed
         self.skipped: set[str] = set()
@@ -79,14 +78,22 @@ class DataModule(pl.LightningDataModule):
         )
 
     def _loader(self, dataset: BatchDataset, sampler: BatchSampler) -> DataLoader[Batch]:
+        workers = self._share_of_cores() if self.workers is None else self.workers
         return DataLoader(
             dataset,
             batch_size=None,  # the data set makes whole batches
             sampler=sampler,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _share_of_cores(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        # Of this machine, as torchrun, SLURM and Lightning, which starts them itself elsewhere, count them.
+        told = [int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")]
+        processes = max(*told, self.trainer.num_devices if self.trainer else 1)
+        return min(8, max(1, cores // (2 * processes)))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Raise what stopped a worker, note what it skipped, and move the rest."""

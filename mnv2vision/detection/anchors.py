@@ -43,13 +43,26 @@ def make_anchors(
 
     Returns:
         (A, 4) float32 (centre x, centre y, width, height) in 0..1 of the input, not clipped; ordered by map, row,
-        column and shape. On the CPU its memory is shared between calls: it must not be changed in place.
+        column and shape. It is shared between calls: it must not be changed in place.
     """
     sizes = tuple((rows, columns) for rows, columns in map_sizes)
-    return torch.from_numpy(_make(sizes, tuple(image_size), reduce_lowest)).to(device)
+    # What is made while a model is traced, with stand-ins for tensors, must not be kept: it belongs to that graph.
+    is_traced = torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor
+    on_device = _on_device.__wrapped__ if is_traced else _on_device
+    return on_device(sizes, tuple(image_size), reduce_lowest, device)
 
 
-# As an array: a tensor first made while a model is exported would be part of that export for ever.
+@lru_cache(maxsize=32)
+def _on_device(
+    map_sizes: tuple[tuple[int, int], ...],
+    image_size: tuple[int, int],
+    reduce_lowest: bool,
+    device: torch.device | None,
+) -> Tensor:
+    with torch.inference_mode(False):  # else training could not use what inference made
+        return torch.from_numpy(_make(map_sizes, image_size, reduce_lowest)).to(device)
+
+
 @lru_cache(maxsize=32)
 def _make(
     map_sizes: tuple[tuple[int, int], ...], image_size: tuple[int, int], reduce_lowest: bool

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-SCALES = (10.0, 10.0, 5.0, 5.0)
-"""Of x, y, width and height; their inverses are what other projects call variances: 0.1, 0.1, 0.2, 0.2."""
+CENTRE_SCALE, SIZE_SCALE = 10.0, 5.0
+"""Of x and y, of width and height; their inverses are what other projects call variances: 0.1 and 0.2."""
 
 _MAX_LOG_SIZE = math.log(1000.0)  # a box is at most so many times its anchor: exp must not overflow
 _TINY = 1e-8
@@ -34,14 +34,13 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
     boxes = to_centre(boxes)
     offset = (boxes[..., :2] - anchors[..., :2]) / anchors[..., 2:]
     size = (boxes[..., 2:].clamp(min=_TINY) / anchors[..., 2:]).log()
-    return torch.cat([offset, size], dim=-1) * boxes.new_tensor(SCALES)
+    return torch.cat([offset * CENTRE_SCALE, size * SIZE_SCALE], dim=-1)
 
 
 def decode(codes: Tensor, anchors: Tensor) -> Tensor:
     """Boxes (..., A, 4) (x1, y1, x2, y2) of box codes (..., A, 4), in the units of the anchors (A, 4); not clipped."""
-    codes = codes / codes.new_tensor(SCALES)
-    centre = codes[..., :2] * anchors[..., 2:] + anchors[..., :2]
-    size = codes[..., 2:].clamp(max=_MAX_LOG_SIZE).exp() * anchors[..., 2:]
+    centre = codes[..., :2] / CENTRE_SCALE * anchors[..., 2:] + anchors[..., :2]
+    size = (codes[..., 2:] / SIZE_SCALE).clamp(max=_MAX_LOG_SIZE).exp() * anchors[..., 2:]
     return to_corners(torch.cat([centre, size], dim=-1))
 
 

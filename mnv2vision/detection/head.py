@@ -150,4 +150,4 @@ class SSDHead(nn.Module):
 
 
 def _by_anchor(x: Tensor, columns: int) -> Tensor:
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, columns)
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, columns)  # len would fix an export's batch

@@ -55,11 +55,11 @@ def detection_loss(
         scores: "sigmoid" is TensorFlow's: a cross entropy per class, the background among them; "softmax" is the SSD
             paper's: one over all classes.
     """
+    if not targets.kinds.shape[1]:  # gather needs something to choose from
+        targets = DetectionTargets(F.pad(targets.boxes, (0, 0, 0, 1)), *(F.pad(part, (0, 1)) for part in targets[1:]))
     matches = match(targets.boxes, targets.kinds, anchors)
     positive = matches.positive
-    classes = torch.zeros_like(matches.box_index)
-    if targets.labels.shape[1]:
-        classes = torch.where(positive, targets.labels.gather(1, matches.box_index) + 1, 0)
+    classes = torch.where(positive, targets.labels.gather(1, matches.box_index) + 1, 0)
 
     logits = class_logits.float()
     hit = logits.gather(2, classes[..., None]).squeeze(2)
@@ -72,9 +72,11 @@ def detection_loss(
         negative = (rank < wanted) & ~positive & ~matches.ignored
     class_loss = (class_loss * (positive | negative)).sum()
 
-    # Only the positives' codes are made: padding would give logarithms of nothing.
-    image, anchor = positive.nonzero(as_tuple=True)
-    wanted_codes = encode(targets.boxes[image, matches.box_index[image, anchor]], anchors[anchor])
-    box_loss = F.smooth_l1_loss(box_codes[image, anchor].float(), wanted_codes, reduction="sum")
+    # Of all anchors, the others' codes set to zero: to pick the positives out would mean to wait for the device.
+    wanted_codes = encode(targets.boxes.gather(1, matches.box_index[..., None].expand(-1, -1, 4)), anchors)
+    others = ~positive[..., None]
+    box_loss = F.smooth_l1_loss(
+        box_codes.float().masked_fill(others, 0), wanted_codes.masked_fill(others, 0), reduction="sum"
+    )
     count = positive.sum().clamp(min=1)
     return DetectionLoss(class_loss / count, box_loss / count)

@@ -9,6 +9,8 @@ from mnv2vision.data.sample import BoxKind
 from mnv2vision.detection.box_coder import area, intersection, iou, to_corners
 
 THRESHOLD = 0.5
+ROUNDS = 8
+"""How often an object may lose an anchor to another before it gets none of its own."""
 
 
 class Matches(NamedTuple):
@@ -31,8 +33,9 @@ def match(boxes: Tensor, kinds: Tensor, anchors: Tensor) -> Matches:
 
     An anchor is positive for the object it overlaps most, from an IoU of 0.5 on. Every object gets its best anchor
     besides, whatever the overlap; where two objects want the same one, the one with the larger overlap has it, and the
-    other gets its next best. An object that no anchor overlaps at all is left out. An anchor that is not positive is
-    ignored where it overlaps a difficult box by an IoU of 0.5, or lies by half or more in a crowd.
+    other gets its next best. An object that loses eight times is left to the first rule, and one that no anchor
+    overlaps at all is left out. An anchor that is not positive is ignored where it overlaps a difficult box by an IoU
+    of 0.5, or lies by half or more in a crowd.
 
     Args:
         boxes: (N, M, 4) (x1, y1, x2, y2), in the units of the anchors.
@@ -65,15 +68,18 @@ def match(boxes: Tensor, kinds: Tensor, anchors: Tensor) -> Matches:
 
 
 def _best_anchors(overlap: Tensor, objects: Tensor) -> Tensor:
-    """(N, M, A) bool: an anchor of its own for each object that overlaps any; rounds of proposals, mostly one or two.
+    """(N, M, A) bool: an anchor of its own for each object that overlaps any; in rounds of proposals.
 
     Each object proposes to the anchor it overlaps most among those still free, and each anchor takes the object that
-    overlaps it most; of equals, the first.
+    overlaps it most; of equals, the first. One or two rounds mostly do, but only a CPU is asked whether they did: a GPU
+    would have to be waited for, and rounds without proposals change nothing.
     """
     taken = torch.zeros_like(overlap, dtype=torch.bool)
     free = overlap.clone()
     waiting = objects & (overlap.amax(dim=2) > 0)
-    while bool(waiting.any()):
+    for _ in range(ROUNDS):
+        if waiting.device.type == "cpu" and not waiting.any():
+            break
         best, choice = free.masked_fill(~waiting[..., None], -1.0).max(dim=2)  # (N, M)
         waiting &= best > 0  # nothing left that it overlaps
         proposals = torch.zeros_like(overlap).scatter_(2, choice[..., None], (best * waiting)[..., None])

@@ -13,6 +13,7 @@ from mnv2vision.backbones.mobilenet_v2 import stage_lengths
 from mnv2vision.detection.anchors import anchors_per_cell, make_anchors
 from mnv2vision.detection.head import EXTRA_CHANNELS, KINDS, Predictor, SSDHead
 from mnv2vision.detection.loss import Scores
+from mnv2vision.detection.postprocess import MAX_DETECTIONS, check_max_detections
 from mnv2vision.errors import ConfigError
 from mnv2vision.vision_model import VisionModel
 
@@ -53,6 +54,7 @@ class SSDLite(VisionModel):
         reduce_lowest: bool = True,
         scores: Scores = "sigmoid",
         nms_iou: float = 0.6,
+        max_detections: int = MAX_DETECTIONS,
     ) -> None:
         """Put the detector on a backbone.
 
@@ -64,6 +66,7 @@ class SSDLite(VisionModel):
             reduce_lowest: Three anchors a cell on the first map (TensorFlow), or six as on the others.
             scores: "sigmoid" scores each class by itself (TensorFlow), "softmax" shares 1 among all.
             nms_iou: Of two boxes of a class that overlap by more, the better one stays.
+            max_detections: How many objects are found on an image at most, the best ones.
         """
         super().__init__()
         check_choice("head", head, tuple(KINDS))
@@ -74,6 +77,7 @@ class SSDLite(VisionModel):
         self.reduce_lowest = reduce_lowest
         self.scores: Scores = scores
         self.nms_iou = float(nms_iou)
+        self.max_detections = check_max_detections(max_detections)
         specs = [backbone.feature_specs[tap] for tap in backbone.taps]
         self.head = SSDHead(
             [spec.channels for spec in specs],

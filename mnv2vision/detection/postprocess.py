@@ -9,6 +9,7 @@ from torchvision.ops import nms
 
 from mnv2vision.detection.box_coder import area, decode
 from mnv2vision.detection.loss import Scores
+from mnv2vision.errors import ConfigError
 
 MAX_DETECTIONS = 100
 SCORE_THRESHOLD = 1e-8
@@ -30,6 +31,13 @@ class BatchDetections(NamedTuple):
     scores: Tensor
     labels: Tensor
     counts: Tensor
+
+
+def check_max_detections(value: int) -> int:
+    """The number of detections an image, if it is one; else ConfigError."""
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"max_detections={value!r} must be a whole number, at least 1")
+    return value
 
 
 def class_scores(class_logits: Tensor, scores: Scores) -> Tensor:
@@ -54,7 +62,8 @@ def detect(
     The result is that of class-wise non-maximum suppression over all anchors and classes, of which the best
     `max_detections` are kept: only a better box can suppress, so that the best candidates decide among themselves,
     and more of them are looked at only where too few remain. Exported graphs have no such loop: they look at the best
-    400 candidates once.
+    400 candidates once, or at twice `max_detections` if that is more. Boxes wholly outside the input, of which clipping
+    leaves nothing, are dropped first.
 
     Args:
         box_codes: (N, A, 4).
@@ -80,7 +89,7 @@ def detect(
         anchor, label = index // columns, index % columns
         codes = box_codes.float().gather(1, anchor[..., None].expand(-1, -1, 4))
         boxes = decode(codes, anchors[anchor]).clamp(0, 1)
-        keep = suppress(boxes, label, best > score_threshold, nms_iou)
+        keep = suppress(boxes, label, (best > score_threshold) & (area(boxes) > 0), nms_iou)
         if torch.compiler.is_exporting() or limit == total or _is_enough(keep, best, score_threshold, max_detections):
             break
         limit = min(4 * limit, total)
@@ -105,6 +114,8 @@ def suppress(boxes: Tensor, labels: Tensor, valid: Tensor, nms_iou: float) -> Te
     """
     if torch.compiler.is_exporting():
         return suppress_at_once(boxes, labels, valid, nms_iou)
+    if boxes.device.type == "mps":  # which has no double precision
+        return suppress(boxes.cpu(), labels.cpu(), valid.cpu(), nms_iou).to(boxes.device)
     keep = torch.zeros_like(valid)
     rank = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=torch.float64)
     # Classes are moved apart in double precision: in single, the move would round the boxes' corners.

@@ -1,6 +1,7 @@
 """Detection as a Lightning module."""
 
 import csv
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +24,8 @@ from mnv2vision.detection.results import Detections, to_photos, write_results
 from mnv2vision.detection.voc_evaluator import VocEvaluator
 from mnv2vision.preprocessing import Preprocessing
 from mnv2vision.tasks.base import Task, TrainingOptions, find_classes
+
+log = logging.getLogger(__name__)
 
 EXAMPLES = 24
 SHOWN_SCORE = 0.3
@@ -57,7 +60,8 @@ class DetectionTask(Task):
         super().__init__(model, evaluator, options)
         self.monitor = "mAP" if isinstance(evaluator, VocEvaluator) else "AP"
         self.category_ids = category_ids or range(1, len(evaluator.names) + 1)
-        self._classes = None if classes is None else torch.tensor(classes)
+        self._classes: Tensor | None
+        self.register_buffer("_classes", None if classes is None else torch.tensor(classes), persistent=False)
         self._examples: list[tuple[NDArray[np.uint8], Detections]] = []
 
     @classmethod
@@ -95,8 +99,14 @@ class DetectionTask(Task):
     def evaluate(self, images: Tensor, batch: Batch) -> None:
         """Collect the detections, and keep the first images as examples."""
         raw: RawDetections = self(images)
-        classes = None if self._classes is None else self._classes.to(images.device)
-        found = detect(*raw, self.model.anchors, scores=self.model.scores, nms_iou=self.model.nms_iou, classes=classes)
+        found = detect(
+            *raw,
+            self.model.anchors,
+            scores=self.model.scores,
+            nms_iou=self.model.nms_iou,
+            max_detections=self.model.max_detections,
+            classes=self._classes,
+        )
         sizes = [sample.size or (0, 0) for sample in batch.truth]
         self.evaluator.update(to_photos(found, self.model.preprocessing, sizes), batch.truth)
         wanted = EXAMPLES - len(self._examples)
@@ -109,7 +119,19 @@ class DetectionTask(Task):
             )
 
     def write_report(self, folder: Path) -> None:
-        """`per_class.csv`, `predictions.json` in COCO's format, `precision_recall.png` and `predictions.png`."""
+        """`per_class.csv`, `predictions.json` in COCO's format, `precision_recall.png` and `predictions.png`.
+
+        Says, too, on how many images there are more objects than can be found.
+        """
+        limit = self.model.max_detections
+        objects = [result.truth.labels for result in self.evaluator.results]
+        if crowded := sum(labels is not None and len(labels) > limit for labels in objects):
+            log.warning(
+                "%d of %d images have more than model.max_detections=%d objects: no more are found on an image",
+                crowded,
+                len(objects),
+                limit,
+            )
         rows = self.evaluator.per_class()
         with atomic_path(folder / "per_class.csv") as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)

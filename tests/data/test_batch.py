@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -50,8 +51,8 @@ class Source:
         return Sample(image, image_id=index, path=f"/data/{index}.jpg", label=index % 2)
 
 
-def module(source: Any, workers: int, *, seed: int = 0, kind: str = "paper", **options: Any) -> DataModule:
-    augmentation = ClassificationAugmentation(SIZE, **AUGMENTATIONS[kind])
+def module(source: Any, workers: int | None, *, seed: int = 0, kind: str = "paper", **options: Any) -> DataModule:
+    augmentation = ClassificationAugmentation(Preprocessing(image_size=SIZE), **AUGMENTATIONS[kind])
     evaluation = EvaluationTransform(Preprocessing(image_size=SIZE))
     return DataModule((source, augmentation), (source, evaluation), seed=seed, workers=workers, **options)
 
@@ -95,7 +96,7 @@ def test_no_two_draws_are_alike(workers: int) -> None:
 
 @pytest.mark.parametrize("kind", AUGMENTATIONS)
 def test_a_sample_does_not_depend_on_what_came_before(kind: str) -> None:
-    augmentation = ClassificationAugmentation(SIZE, **AUGMENTATIONS[kind])
+    augmentation = ClassificationAugmentation(Preprocessing(image_size=SIZE), **AUGMENTATIONS[kind])
     data = BatchDataset(Shapes("train", 20, image_size=48), augmentation, seed=5, on_error="raise")
     before = torch.random.get_rng_state()
     forward = by_id([data[BatchKey(2, [1, 3, 5, 7])]])
@@ -287,8 +288,37 @@ def test_a_replaced_sample_keeps_its_own_draws() -> None:
 
 
 def batch_of(broken: tuple[int, ...]) -> Batch:
-    augmentation = ClassificationAugmentation(SIZE, **AUGMENTATIONS["paper"])
+    augmentation = ClassificationAugmentation(Preprocessing(image_size=SIZE), **AUGMENTATIONS["paper"])
     return BatchDataset(Source(12, broken), augmentation, seed=0, on_error="skip")[BatchKey(0, [1, 4, 8])]
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "workers"),
+    [
+        ({}, None, 8),  # half of 64 cores, at most eight
+        ({}, 1, 8),
+        ({}, 8, 4),  # started by Lightning
+        ({"LOCAL_WORLD_SIZE": "16"}, 1, 2),  # by torchrun
+        ({"SLURM_NTASKS_PER_NODE": "4"}, 4, 8),
+        ({"LOCAL_WORLD_SIZE": "100"}, 100, 1),
+    ],
+)
+def test_the_processes_of_a_machine_share_its_cores(
+    environment: dict[str, str], devices: int | None, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datamodule.os, "sched_getaffinity", lambda _: range(64), raising=False)
+    for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    data = module(Source(), None, batch_size=2)
+    # Known only when the loaders are made: the data module comes first.
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if devices:
+        data.trainer = SimpleNamespace(global_rank=0, world_size=devices, num_devices=devices)  # type: ignore[assignment]
+    assert data.val_dataloader().num_workers == workers
+    assert data.train_dataloader().num_workers == workers
+    data = module(Source(), 3, batch_size=2)
+    assert data.val_dataloader().num_workers == 3
 
 
 @pytest.mark.parametrize(
@@ -310,15 +340,17 @@ def test_augmentations_change_images_as_they_should() -> None:
     image = np.stack([4 * x, 4 * y, 0 * x], 2).clip(0, 255).astype(np.uint8)
     sample = Sample(image, image_id=0, path="x", label=1)
     whole = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
-    same = ClassificationAugmentation((64, 64), **whole, flip=0.0)
+    same = ClassificationAugmentation(Preprocessing(image_size=(64, 64)), **whole, flip=0.0)
     np.testing.assert_array_equal(same(sample, 3).image, image)
-    mirrored = ClassificationAugmentation((64, 64), **whole, flip=1.0)
+    mirrored = ClassificationAugmentation(Preprocessing(image_size=(64, 64)), **whole, flip=1.0)
     np.testing.assert_array_equal(mirrored(sample, 3).image, image[:, ::-1])
-    half = ClassificationAugmentation((64, 64), **whole, flip=0.5)
+    half = ClassificationAugmentation(Preprocessing(image_size=(64, 64)), **whole, flip=0.5)
     flips = [bool(half(sample, seed).image[0, 0, 0]) for seed in range(300)]
     assert 110 < sum(flips) < 190
     # A crop's red and green tell where it lies: its area keeps to the range.
-    crop = ClassificationAugmentation((64, 64), crop_scale=(0.2, 0.4), crop_ratio=(0.75, 4 / 3), flip=0.0)
+    crop = ClassificationAugmentation(
+        Preprocessing(image_size=(64, 64)), crop_scale=(0.2, 0.4), crop_ratio=(0.75, 4 / 3), flip=0.0
+    )
     for seed in range(50):
         part = crop(sample, seed).image.astype(float)
         width, height = np.ptp(part[..., 0]) / 4 + 1, np.ptp(part[..., 1]) / 4 + 1

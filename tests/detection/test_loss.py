@@ -1,10 +1,14 @@
 """SSD's loss against a loop over images, anchors and classes in NumPy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mnv2vision.data.sample import BoxKind
 from mnv2vision.detection.anchors import make_anchors
@@ -213,6 +217,44 @@ def test_gradients_are_finite_and_sparse(kind: str, scores: Scores) -> None:
     assert not (touched & matches.ignored).any()
     positives = matches.positive.sum(dim=1)
     assert (touched.sum(dim=1) <= positives + (3 * positives).clamp(min=3)).all()
+
+
+def test_what_is_no_positive_costs_nothing_whatever_it_says() -> None:
+    """Codes of other anchors may be infinite or no numbers, and boxes of padding without area."""
+    codes, logits, targets = random_case(5)
+    positive = match(targets.boxes, targets.kinds, ANCHORS).positive
+    wanted = detection_loss(codes, logits, ANCHORS, targets).boxes
+    for value in (torch.inf, torch.nan):
+        odd = codes.where(positive[..., None], value).requires_grad_()
+        loss = detection_loss(odd, logits, ANCHORS, targets).boxes
+        torch.testing.assert_close(loss, wanted)
+        loss.backward()
+        assert odd.grad is not None
+        assert not odd.grad[~positive].any()
+        assert odd.grad.isfinite().all()
+
+
+class OnTheDevice(TorchDispatchMode):
+    """Refuses operators that take a tensor from the CPU to the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [item for item in tree_leaves((args, kwargs or {})) if isinstance(item, Tensor)]
+        assert all(tensor.is_meta for tensor in tensors), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("scores", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("m", [0, 5])
+def test_a_step_does_not_wait_for_the_device(m: int, scores: Scores) -> None:
+    """On a device without values, to look at one is an error; nor is anything copied to it."""
+    codes, logits, targets = random_case(0, m=5)
+    on_meta = DetectionTargets(*(part[:, :m].to("meta") for part in targets))
+    outputs = codes.to("meta").requires_grad_(), logits.to("meta").requires_grad_()
+    anchors = ANCHORS.to("meta")
+    with OnTheDevice():
+        loss = detection_loss(*outputs, anchors, on_meta, scores)
+        (loss.classes + loss.boxes).backward()
+    assert outputs[0].grad is not None
 
 
 def test_half_precision_is_computed_in_float32() -> None:

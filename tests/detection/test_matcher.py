@@ -1,5 +1,7 @@
 """Which anchor is to predict which object: against a slow implementation in NumPy, and by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,7 @@ def slow_match(boxes: Array, kinds: list[int], anchors: Array) -> tuple[list[int
 
     forced: dict[int, int] = {}
     waiting = list(objects)
-    while waiting:
+    for _ in range(8):  # who loses eight times gives up
         wishes: dict[int, list[int]] = {}
         for i in waiting:
             free = [j for j in range(len(corners)) if j not in forced and overlap[i, j] > 0]
@@ -196,6 +198,34 @@ def test_identical_boxes() -> None:
     many = match_one([around(0.5, 1.0)] * 4, [OBJECT] * 4)
     assert many.positive.all()
     assert sorted(many.box_index.tolist()) == [0, 1, 2, 3]
+
+
+def test_an_object_that_loses_eight_times_gives_up() -> None:
+    """Twelve identical boxes and 22 anchors that overlap them: the first eight get one each, of the best eight."""
+    side = torch.arange(20)
+    anchors = torch.stack([0.5 + 0 * side, 0.5 + 0 * side, 0.2 + 0.001 * side, 0.2 + 0 * side], dim=1)
+    anchors = torch.cat([anchors, torch.tensor([[0.35, 0.5, 0.2, 0.2], [0.9, 0.5, 0.2, 0.2]])])  # by 1 / 7, and none
+    matches = match_one([around(0.5)] * 12, [OBJECT] * 12, anchors)
+    # From 1 to 0.2 / 0.219 the overlaps fall; anchors that nobody is given belong to the first by the threshold.
+    assert matches.positive.tolist() == [True] * 20 + [False] * 2
+    assert matches.box_index.tolist() == [*range(8), *[0] * 14]
+
+
+def test_nothing_depends_on_values() -> None:
+    """On a device without values, to look at one is an error: so that no GPU is waited for."""
+    boxes, kinds = torch.zeros(2, 5, 4, device="meta"), torch.zeros(2, 5, device="meta", dtype=torch.uint8)
+    assert [part.shape for part in match(boxes, kinds, ROW.to("meta"))] == [(2, 4)] * 3
+
+
+def test_rounds_without_proposals_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU runs all rounds, a CPU as many as are needed."""
+    boxes, kinds, anchors = (torch.tensor(part) for part in random_case(12, 16, 0))
+    kinds = kinds.to(torch.uint8)
+    early = match(boxes, kinds, anchors)
+    truly_any: Any = torch.Tensor.any
+    monkeypatch.setattr(torch.Tensor, "any", lambda x, **along: truly_any(x, **along) if along else True)
+    late = match(boxes, kinds, anchors)
+    assert all(torch.equal(a, b) for a, b in zip(early, late, strict=True))
 
 
 @pytest.mark.parametrize("kind", [PADDING, OBJECT])

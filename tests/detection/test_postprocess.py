@@ -1,10 +1,12 @@
 """Detections against torchvision's non-maximum suppression, class by class over all anchors."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, box_iou, nms
 
@@ -31,7 +33,7 @@ def reference(
     boxes = CODER.decode_single(codes, to_corners(ANCHORS)).clamp(0, 1)
     probabilities = logits.sigmoid()[:, 1:] if scores == "sigmoid" else logits.softmax(dim=1)[:, 1:]
     ranks = logits[:, 1:] if scores == "sigmoid" else probabilities  # sigmoids may be equal where logits are not
-    allowed = probabilities > threshold
+    allowed = (probabilities > threshold) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1, keepdim=True)
     if among is not None:
         allowed &= ranks >= ranks.flatten().topk(among).values[-1]
     found = []
@@ -187,8 +189,9 @@ def test_ties(kind: str) -> None:
             overlap = box_iou(every, boxes[own])
             no_worse = scores[own][None] >= probability[:, None] - 1e-6
             explained = (overlap > 0.6 - 1e-5) & no_worse  # suppressed, or found itself
-            assert explained.any(dim=1)[probability > 0.2].all()
-            assert int(own.sum()) <= int((probability > 0.2).sum())
+            due = (probability > 0.2) & (every[:, 2:] > every[:, :2]).all(dim=1)
+            assert explained.any(dim=1)[due].all()
+            assert int(own.sum()) <= int(due.sum())
 
 
 def test_equal_boxes_with_equal_scores_are_found_once() -> None:
@@ -203,14 +206,35 @@ def test_equal_boxes_with_equal_scores_are_found_once() -> None:
 
 def test_boxes_are_clipped() -> None:
     logits = torch.zeros(1, 2, 2)
-    codes = torch.tensor([[[-30.0, 0, 0, 0], [0, 30, 5, 5]]])
+    codes = torch.tensor([[[-25.0, 0, 0, 0], [0, 20, 5, 5]]])
     anchors = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.5, 0.8, 0.2, 0.2]])
     found = detect(codes, logits + torch.tensor([[[0, 1.0], [0, 0.5]]]), anchors)
-    # The first goes three widths of 0.2 to the left: -0.2 to 0. The second goes 0.6 down: 1.4, 0.2 * e wide.
+    # The first goes 0.5 to the left: -0.1 to 0.1. The second goes 0.4 down, to 1.2, and is 0.2 * e wide and high.
     half = 0.1 * math.e
     assert found.counts.tolist() == [2]
-    assert found.boxes[0, 0].tolist() == pytest.approx([0, 0.4, 0, 0.6], abs=1e-6)
-    assert found.boxes[0, 1].tolist() == pytest.approx([0.5 - half, 1, 0.5 + half, 1], abs=1e-6)
+    assert found.boxes[0, 0].tolist() == pytest.approx([0, 0.4, 0.1, 0.6], abs=1e-6)
+    assert found.boxes[0, 1].tolist() == pytest.approx([0.5 - half, 1.2 - half, 0.5 + half, 1], abs=1e-6)
+
+
+class DetectOutside(nn.Module):
+    def forward(self, codes: Tensor, logits: Tensor, anchors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(detect(codes, logits, anchors))
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_boxes_wholly_outside_are_no_boxes(exported: bool) -> None:
+    """They neither appear nor suppress: of the sides -0.2 to 0 and 1.1 to 1.3 clipping leaves nothing."""
+    outside = [[-0.1, 0.5, 0.2, 0.2], [0.5, 1.2, 0.2, 0.2], [1.5, 1.5, 0.4, 0.4], [1.1, 0.2, 0.2, 0.2]]
+    anchors = torch.tensor([*outside, [0.05, 0.5, 0.2, 0.2], [0.95, 0.95, 0.2, 0.2]])  # half of each is within
+    logits = torch.tensor([9.0, 8, 7, 6, 5, 4])[:, None] * torch.tensor([0.0, 1.0])
+    inputs = torch.zeros(1, 6, 4), logits[None], anchors
+    function: Any = torch.export.export(DetectOutside(), inputs).module() if exported else DetectOutside()
+    boxes, scores, _, counts = function(*inputs)
+    assert counts.tolist() == [2]
+    assert boxes[0, 0].tolist() == pytest.approx([0, 0.4, 0.15, 0.6], abs=1e-6)
+    assert boxes[0, 1].tolist() == pytest.approx([0.85, 0.85, 1, 1], abs=1e-6)
+    assert scores[0, :2].tolist() == pytest.approx([1 / (1 + math.exp(-5)), 1 / (1 + math.exp(-4))])
+    assert not boxes[0, 2:].any()
 
 
 def test_some_classes_only() -> None:
@@ -274,6 +298,42 @@ def test_a_long_chain() -> None:
     boxes = torch.stack([x, torch.zeros(101), x + 1, torch.ones(101)], dim=1)[None]  # 0.8 / 1.2, then 0.6 / 1.4
     keep = suppress(boxes, torch.zeros(1, 101).long(), torch.ones(1, 101, dtype=torch.bool), 0.6)
     assert keep[0].tolist() == [i % 2 == 0 for i in range(101)]
+
+
+class AppleTensor(Tensor):
+    """A tensor that says it is on an Apple GPU, and refuses double precision as that does."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> "AppleTensor":
+        if inner.dtype == torch.float64:
+            raise TypeError("MPS has no float64")
+        tensor: AppleTensor = torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, dtype=inner.dtype, device=torch.device("mps")
+        )
+        tensor.inner = inner
+        return tensor
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        to_cpu = str(options.pop("device", "mps")) == "cpu"
+        plain = tree_map_only(AppleTensor, lambda tensor: tensor.inner, args)
+        result = func(*plain, **options)
+        return result if to_cpu else tree_map_only(Tensor, AppleTensor, result)
+
+
+def test_suppression_where_there_is_no_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes = torch.tensor([[[0.0, 0, 1, 1], [0, 0, 1, 0.9], [0, 0, 0.3, 0.3], [0, 0, 1, 0.95]]])
+    labels, valid = torch.tensor([[0, 0, 0, 1]]), torch.tensor([[True, True, True, True]])
+    with pytest.raises(TypeError, match="float64"):
+        AppleTensor(boxes).double()
+    back = Tensor.to
+    monkeypatch.setattr(Tensor, "to", lambda x, place: AppleTensor(x) if place.type == "mps" else back(x, place))
+    keep = suppress(AppleTensor(boxes), AppleTensor(labels), AppleTensor(valid), 0.5)
+    assert keep.device.type == "mps"
+    assert keep.inner.tolist() == [[True, False, True, True]]  # type: ignore[attr-defined]
 
 
 def test_what_is_not_valid_suppresses_nothing() -> None:
