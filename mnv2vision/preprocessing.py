@@ -104,18 +104,27 @@ class Preprocessing:
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize an (H, W, 3) uint8 image by the model's rule to (*image_size, 3) uint8."""
-        # Flipped and read-only arrays, such as bgr[..., ::-1] and np.asarray(picture), are copied.
-        tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)
+        tensor = _as_tensor(image)
         place = self.placement(*tensor.shape[-2:])
-        if (place.height, place.width) != tensor.shape[-2:]:
-            size = [place.height, place.width]
-            tensor = F.resize(tensor, size, InterpolationMode(self.interpolation), antialias=self.antialias)
+        tensor = self._resized(tensor, place.height, place.width)
         if self.resize == "crop":
             tensor = F.center_crop(tensor, list(self.image_size))
         elif self.resize == "letterbox":
             below, right = self.image_size[0] - place.height, self.image_size[1] - place.width
             tensor = F.pad(tensor, [0, 0, right, below], fill=self.padding_value)
         return np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
+
+    def resized(self, image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+        """Resize an (H, W, 3) uint8 image as `prepare` does, but to any size."""
+        tensor = _as_tensor(image)
+        return np.ascontiguousarray(self._resized(tensor, height, width).permute(1, 2, 0).numpy())
+
+    def _resized(self, image: Tensor, height: int, width: int) -> Tensor:
+        if (height, width) == image.shape[-2:]:
+            return image
+        mode = InterpolationMode(self.interpolation)
+        resized: Tensor = F.resize(image, [height, width], mode, antialias=self.antialias)
+        return resized
 
     def to_photo(self, boxes: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
         """Boxes (n, 4) in 0..1 of the network's input, as pixels of the photo of that size, clipped to it."""
@@ -140,6 +149,11 @@ class Preprocessing:
         """Make it from what `to_dict` gave, or from a part of it; ConfigError for unknown keys."""
         check_keywords(cls, data, "preprocessing option")
         return cls(**data)
+
+
+def _as_tensor(image: NDArray[np.uint8]) -> Tensor:
+    # Flipped and read-only arrays, such as bgr[..., ::-1] and np.asarray(picture), are copied.
+    return torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)
 
 
 @lru_cache(maxsize=16)

@@ -1,73 +1,130 @@
-"""Training augmentation for detectors: SSD's random crop, expansion, flip and colours, boxes going along."""
+"""Training augmentation for detectors: expansion, random crop, flip and colours, boxes going along."""
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Literal, NamedTuple
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its version at import
 
 import albumentations as A
 import cv2
 import numpy as np
-from albumentations.augmentations.crops.transforms import BaseCrop
+import torch
 from numpy.typing import NDArray
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from mnv2vision.data.sample import Sample
 from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import Preprocessing
 
-_MIN_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
-_TRIES = 50
-_MIN_SIDE = 0.3
-_MIN_VISIBLE = 0.3  # what shows less of itself after a crop is dropped (TensorFlow's ssd_random_crop)
+CropRule = Literal["coverage", "iou"]
+
+_COVERAGES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+_ATTEMPTS = 100
+_RATIOS = (0.5, 2.0)
+_LEAST_AREA = 0.1
 
 
-class IouCrop(BaseCrop):  # type: ignore[misc]  # albumentations is untyped
-    """A window that overlaps some object by a minimum IoU drawn at random; the whole image where none is found.
+class Window(NamedTuple):
+    """What is shown of a canvas, in its pixels."""
 
-    Source: SSD (arXiv 1512.02325, section 2.2); windows have 0.3 to 1 of the image's sides, at ratios of 1/2 to 2.
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def coverage_crop(
+    boxes: NDArray[np.float32], height: int, width: int, rng: np.random.Generator
+) -> tuple[Window, NDArray[np.bool_]]:
+    """TensorFlow's `ssd_random_crop`: a window that covers a share, drawn at random, of some object.
+
+    Windows have 0.1 to 1 of the image's area and a width of 0.5 to 2 times their height, the heights drawn evenly; the
+    first of a hundred that covers the share of an object is taken, the whole image where none does. An image without
+    objects counts as one object. Objects of which less than the share shows are dropped.
+
+    Source: TF object_detection/core/preprocessor.py (ssd_random_crop, _strict_random_crop_image) and
+    tensorflow/core/kernels/image/sample_distorted_bounding_box_op.cc.
+
+    Args:
+        boxes: (n, 4) (x1, y1, x2, y2) in pixels.
+        height: Of the image.
+        width: Of the image.
+        rng: Where the draws come from.
+
+    Returns:
+        The window, and which objects stay (n,).
     """
+    coverage = _COVERAGES[rng.integers(len(_COVERAGES))]
+    ratio = rng.uniform(*_RATIOS, _ATTEMPTS)
+    area = height * width
+    low, high = (np.rint(np.sqrt(share * area / ratio)) for share in (_LEAST_AREA, 1.0))
+    high = np.where(np.rint(high * ratio) > width, np.floor((width + 0.5 - 1e-7) / ratio), high).clip(max=height)
+    low = np.minimum(low, high)
+    rows = low + np.floor(rng.random(_ATTEMPTS) * (high - low + 1))
+    rows += rows * np.rint(rows * ratio) < _LEAST_AREA * area  # what rounding took
+    columns = np.rint(rows * ratio)
+    top, left = (
+        np.floor(rng.random(_ATTEMPTS) * (side - length)) for side, length in ((height, rows), (width, columns))
+    )
+    windows = np.stack([left, top, left + columns, top + rows], axis=1)
+    fits = (rows <= height) & (columns <= width) & (rows > 0) & (columns > 0) & (rows * columns >= _LEAST_AREA * area)
+    objects = boxes if len(boxes) else np.array([[0, 0, width, height]], np.float32)
+    found = np.flatnonzero(fits & (_shown(objects, windows) >= coverage).any(axis=1))
+    window = windows[found[0]] if len(found) else np.array([0, 0, width, height], np.float64)
+    shown = _shown(boxes, window[None])[0]
+    return Window(*window.astype(int).tolist()), (shown > 0) & (shown >= coverage)
 
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Draw the window, of `_TRIES` at once; boxes are in 0..1 here."""
-        height, width = params["shape"][:2]
-        whole = {"crop_coords": (0, 0, width, height)}
-        boxes = np.asarray(data["bboxes"], np.float64)[:, :4] if len(data["bboxes"]) else np.empty((0, 4))
-        rng = self.random_generator
-        minimum = _MIN_OVERLAPS[rng.integers(len(_MIN_OVERLAPS))]
-        sides = rng.uniform(_MIN_SIDE, 1.0, (_TRIES, 2))
-        corners = rng.uniform(0.0, 1.0, (_TRIES, 2)) * (1 - sides)
-        windows = np.concatenate([corners, corners + sides], axis=1)
-        ratio = sides[:, 0] * width / (sides[:, 1] * height)
-        fits = (ratio > 0.5) & (ratio < 2)
-        if len(boxes):
-            low = np.maximum(windows[:, None, :2], boxes[None, :, :2])
-            high = np.minimum(windows[:, None, 2:], boxes[None, :, 2:])
-            common = np.clip(high - low, 0, None).prod(axis=2)
-            sizes = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-            overlap = common / (sides.prod(axis=1)[:, None] + sizes[None] - common)
-            visible = common >= _MIN_VISIBLE * sizes[None]
-            fits &= ((overlap >= minimum) & visible).any(axis=1)
-        found = np.flatnonzero(fits)
-        if not len(found):
-            return whole
-        x1, y1, x2, y2 = np.rint(windows[found[0]] * (width, height, width, height)).astype(int).tolist()
-        x1, y1 = min(x1, width - 1), min(y1, height - 1)
-        return {"crop_coords": (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))}
 
-    def get_transform_init_args_names(self) -> tuple[str, ...]:
-        """No arguments of its own."""
-        return ()
+def _shown(boxes: NDArray[np.float32], windows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(m, n) shares of n boxes that show in each of m windows."""
+    low = np.maximum(windows[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(windows[:, None, 2:], boxes[None, :, 2:])
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1, dtype=np.float64)
+    return np.asarray(np.clip(high - low, 0, None).prod(axis=2) / np.maximum(areas, 1e-9))
+
+
+def iou_crop(boxes: NDArray[np.float32], height: int, width: int, seed: int) -> tuple[Window, NDArray[np.bool_]]:
+    """A window as torchvision's `RandomIoUCrop` draws it, which overlaps some object by a minimum IoU drawn at random.
+
+    Objects whose centre lies outside are dropped. An image without objects stays whole.
+
+    Args:
+        boxes: (n, 4) (x1, y1, x2, y2) in pixels.
+        height: Of the image.
+        width: Of the image.
+        seed: Of the draws.
+
+    Returns:
+        The window, and which objects stay (n,).
+    """
+    whole = Window(0, 0, width, height), np.ones(len(boxes), bool)
+    if not len(boxes):
+        return whole
+    objects = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=(height, width))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        found = v2.RandomIoUCrop().make_params([objects])
+    if not found:
+        return whole
+    top, left = found["top"], found["left"]
+    return Window(left, top, left + found["width"], top + found["height"]), found["is_within_crop_area"].numpy()
 
 
 class DetectionAugmentation:
-    """Crop, expansion, the model's resize rule, flip and colours; its draws depend on the seed it is given alone."""
+    """Expansion, crop, the model's resize rule, flip and colours; its draws depend on the seed it is given alone.
+
+    Expansion and crop only say which part of a larger canvas is shown: the photo is resized once, to where it lies in
+    the network's input.
+    """
 
     def __init__(
         self,
         preprocessing: Preprocessing,
         *,
         crop: float = 0.7,
+        crop_by: CropRule = "coverage",
         expand: float = 0.3,
         max_expansion: float = 3.0,
         flip: float = 0.5,
@@ -77,8 +134,10 @@ class DetectionAugmentation:
 
         Args:
             preprocessing: The model's; "stretch" or "letterbox".
-            crop: Probability of a random crop, see `IouCrop`.
-            expand: Probability of putting the image on a larger canvas, which makes objects smaller.
+            crop: Probability of a random crop.
+            crop_by: "coverage" is TensorFlow's crop, see `coverage_crop`; "iou" is torchvision's, see `iou_crop`.
+            expand: Probability of putting the image somewhere on a larger canvas of its ratio, which makes objects
+                smaller (SSD, arXiv 1512.02325, section 3.6).
             max_expansion: Largest ratio of the canvas's sides to the image's.
             flip: Probability of a horizontal flip.
             color_jitter: Largest relative change of brightness, contrast and saturation; half the images have it.
@@ -86,6 +145,8 @@ class DetectionAugmentation:
         for name, value in (("crop", crop), ("expand", expand), ("flip", flip)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"augmentation.{name}={value} is no probability")
+        if crop_by not in ("coverage", "iou"):
+            raise ConfigError(f"augmentation.crop_by={crop_by} is unknown; valid: coverage, iou")
         if not 1 <= max_expansion <= 8:
             raise ConfigError(f"augmentation.max_expansion={max_expansion} is not in 1..8")
         if color_jitter < 0:
@@ -93,17 +154,9 @@ class DetectionAugmentation:
         if preprocessing.resize == "crop":
             raise ConfigError("preprocessing.resize=crop would cut off objects; for detection: stretch, letterbox")
         self.preprocessing = preprocessing
+        self.crop, self.crop_by = crop, crop_by
+        self.expand, self.max_expansion = expand, max_expansion
         self.flip = flip
-        boxes = A.BboxParams(
-            "pascal_voc", ["index"], min_visibility=_MIN_VISIBLE, clip=True, filter_invalid_bboxes=True
-        )
-        margin = (max_expansion - 1) / 2
-        fill = preprocessing.padding_value
-        steps = [
-            A.CropAndPad(percent=(0.0, margin), sample_independently=True, keep_size=False, fill=fill, p=expand),
-            IouCrop(p=crop),
-        ]
-        self._geometric = A.Compose(steps, bbox_params=boxes) if crop or (expand and margin) else None
         span = (max(0.0, 1 - color_jitter), 1 + color_jitter)
         jitter = A.ColorJitter(brightness=span, contrast=span, saturation=span, hue=(-0.05, 0.05), p=0.5)
         self._photometric = A.Compose([jitter]) if color_jitter else None
@@ -112,28 +165,61 @@ class DetectionAugmentation:
         """Augment image and boxes with draws from `seed`."""
         cv2.setNumThreads(0)  # one thread per worker; OpenCV's own would fight over the cores
         assert sample.boxes is not None
-        image, boxes, index = sample.image, sample.boxes, np.arange(len(sample.boxes))
-        if self._geometric is not None:
-            self._geometric.set_random_seed(seed)
-            done = self._geometric(image=image, bboxes=boxes, index=index)
-            image = done["image"]
-            boxes = np.asarray(done["bboxes"], np.float32).reshape(-1, 4)
-            index = np.asarray(done["index"], np.int64)
-        place = self.preprocessing.placement(*image.shape[:2])
-        scale = np.array([place.width / image.shape[1], place.height / image.shape[0]] * 2, np.float32)
-        boxes = boxes * scale
-        image = self.preprocessing.prepare(image)
-        if np.random.default_rng(seed).random() < self.flip:
+        rng = np.random.default_rng(seed)
+        expands, crops, flips = rng.random(3) < (self.expand, self.crop, self.flip)
+        height, width = sample.image.shape[:2]
+        left = top = 0
+        if expands:
+            ratio = rng.uniform(1.0, self.max_expansion)
+            left, top = (int(rng.random() * (int(side * ratio) - side + 1)) for side in (width, height))
+            height, width = int(height * ratio), int(width * ratio)
+        boxes = sample.boxes + np.array([left, top] * 2, np.float32)
+        window, kept = Window(0, 0, width, height), np.ones(len(boxes), bool)
+        if crops:
+            by_coverage = self.crop_by == "coverage"
+            window, kept = (
+                coverage_crop(boxes, height, width, rng) if by_coverage else iou_crop(boxes, height, width, seed)
+            )
+        image = self._render(sample.image, left, top, window)
+        place = self.preprocessing.placement(window.bottom - window.top, window.right - window.left)
+        limits = np.array([window.right - window.left, window.bottom - window.top] * 2, np.float32)
+        boxes = np.clip(boxes[kept] - np.array(window[:2] * 2, np.float32), 0, limits)
+        boxes *= np.array([place.width, place.height] * 2, np.float32) / limits
+        if flips:
             image, boxes = _flip(image, boxes)
         if self._photometric is not None:
             self._photometric.set_random_seed(seed)
             image = self._photometric(image=image)["image"]
-        kept = {
-            name: values[index]
+        flags = {
+            name: values[kept]
             for name in ("labels", "is_crowd", "difficult", "areas")
             if (values := getattr(sample, name)) is not None
         }
-        return replace(sample, image=image, boxes=boxes, mask=None, **kept)
+        return replace(sample, image=image, boxes=boxes, mask=None, **flags)
+
+    def _render(self, photo: NDArray[np.uint8], left: int, top: int, window: Window) -> NDArray[np.uint8]:
+        """The network's input for a window of the canvas on which the photo's corner lies at (left, top)."""
+        height, width = photo.shape[:2]
+        x1, x2 = max(window.left, left), min(window.right, left + width)
+        y1, y2 = max(window.top, top), min(window.bottom, top + height)
+        part = photo[max(0, y1 - top) : max(0, y2 - top), max(0, x1 - left) : max(0, x2 - left)]
+        if (x1, y1, x2, y2) == window:
+            return self.preprocessing.prepare(part)
+        place = self.preprocessing.placement(window.bottom - window.top, window.right - window.left)
+        image = np.full((*self.preprocessing.image_size, 3), self.preprocessing.padding_value, np.uint8)
+        if part.size:
+            rows = _span(y1 - window.top, y2 - window.top, window.bottom - window.top, place.height)
+            columns = _span(x1 - window.left, x2 - window.left, window.right - window.left, place.width)
+            image[rows, columns] = self.preprocessing.resized(
+                part, rows.stop - rows.start, columns.stop - columns.start
+            )
+        return image
+
+
+def _span(start: int, stop: int, length: int, resized: int) -> slice:
+    """Where start..stop of a length lies after resizing; a pixel at least."""
+    first = min(round(start * resized / length), resized - 1)
+    return slice(first, max(first + 1, round(stop * resized / length)))
 
 
 def _flip(image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

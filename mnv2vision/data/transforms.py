@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from mnv2vision.data.sample import Sample
 from mnv2vision.errors import ConfigError
-from mnv2vision.preprocessing import Preprocessing
+from mnv2vision.preprocessing import Preprocessing, as_pair
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,16 @@ def _is_range(values: Sequence[object]) -> bool:
 
 
 class ClassificationAugmentation:
-    """Random crop, flip and whatever else a recipe asks for; its draws depend on the seed it is given alone."""
+    """Random crop, flip and whatever else a recipe asks for; its draws depend on the seed it is given alone.
+
+    Crops are resized by the model's own interpolation, so that training sees what evaluation sees.
+    """
 
     def __init__(
         self,
-        image_size: tuple[int, int],
+        preprocessing: Preprocessing,
         *,
+        image_size: int | Sequence[int] | None = None,
         crop_scale: tuple[float, float] = (0.08, 1.0),
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
@@ -52,7 +56,8 @@ class ClassificationAugmentation:
         """Set up the pipeline.
 
         Args:
-            image_size: Height and width of the result.
+            preprocessing: The model's.
+            image_size: Side, or height and width, of the crops in pixels; the model's if None.
             crop_scale: Range of the crop's share of the image's area (Inception's preprocessing: 0.08 to 1).
             crop_ratio: Range of the crop's width by its height.
             flip: Probability of a horizontal flip.
@@ -71,12 +76,10 @@ class ClassificationAugmentation:
         for name, value in (("flip", flip), ("erasing", erasing)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"augmentation.{name}={value} is no probability")
-        self._geometric = A.Compose(
-            [
-                A.RandomResizedCrop(size=image_size, scale=tuple(crop_scale), ratio=tuple(crop_ratio), p=1.0),
-                A.HorizontalFlip(p=flip),
-            ]
-        )
+        self.preprocessing = preprocessing
+        self.image_size = preprocessing.image_size if image_size is None else as_pair(image_size)
+        self.flip = flip
+        self._crop = v2.RandomResizedCrop(self.image_size, scale=tuple(crop_scale), ratio=tuple(crop_ratio))
         steps: list[A.BasicTransform] = []
         if color_jitter > 0:
             span = (max(0.0, 1 - color_jitter), 1 + color_jitter)
@@ -89,14 +92,22 @@ class ClassificationAugmentation:
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """Augment the image with draws from `seed`."""
         cv2.setNumThreads(0)  # one thread per worker; OpenCV's own would fight over the cores
-        self._geometric.set_random_seed(seed)
-        image: NDArray[np.uint8] = self._geometric(image=sample.image)["image"]
+        image = self.preprocessing.resized(self._cropped(sample.image, seed), *self.image_size)
+        if np.random.default_rng(seed).random() < self.flip:
+            image = np.ascontiguousarray(image[:, ::-1])
         if self._rand_augment is not None:
             image = self._apply_rand_augment(image, seed)
         if self._photometric is not None:
             self._photometric.set_random_seed(seed)
             image = self._photometric(image=image)["image"]
         return replace(sample, image=image)
+
+    def _cropped(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            window = self._crop.make_params([torch.from_numpy(image).permute(2, 0, 1)])
+        rows = slice(window["top"], window["top"] + window["height"])
+        return image[rows, window["left"] : window["left"] + window["width"]]
 
     def _apply_rand_augment(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
         assert self._rand_augment is not None

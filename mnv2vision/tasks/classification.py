@@ -76,7 +76,7 @@ class ClassificationTask(Task):
     def augmentation(cls, config: Mapping[str, Any], preprocessing: Preprocessing) -> Transform:
         """See `Task.augmentation`."""
         options = {key: value for key, value in config.items() if key not in _MIXING}
-        return ClassificationAugmentation(preprocessing.image_size, **options)
+        return ClassificationAugmentation(preprocessing, **options)
 
     @classmethod
     def adapt(cls, source: SampleSource, model: Any) -> SampleSource:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mnv2vision.data.detection_transforms import DetectionAugmentation
+from mnv2vision.data.detection_transforms import DetectionAugmentation, coverage_crop, iou_crop
 from mnv2vision.data.sample import Sample
 from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import Preprocessing
@@ -90,6 +90,8 @@ def test_boxes_follow_their_pixels(rule: str, options: dict[str, Any]) -> None:
         assert (done.boxes <= np.array([width, height, width, height]) + SLOP).all()
         assert (done.boxes[:, 2:] > done.boxes[:, :2]).all()
         for box, label in zip(done.boxes, done.labels, strict=True):
+            if (box[2:] - box[:2]).min() < 4:  # a sliver at the border, hardly to be seen
+                continue
             found = extent(seen(done.image, label - 10))
             np.testing.assert_allclose(box, found, atol=2, err_msg=f"seed {seed}, label {label}")
             kept_at_all += 1
@@ -134,44 +136,84 @@ def shown(image: NDArray[np.uint8], red: bool) -> tuple[float, float]:
     return tuple(np.ptp(part[:, 1:].astype(float), axis=0) + 1)  # type: ignore[return-value]
 
 
-def test_what_shows_too_little_is_dropped() -> None:
-    """Of two boxes, one is followed in and out of view; what shows less than 0.3 of itself is no object."""
-    sample = atlas((5, 8, 65, 98))
-    assert sample.boxes is not None
-    other = np.array([[150, 150, 235, 235]], np.float32)
-    sample = replace(sample, boxes=np.concatenate([other, sample.boxes]), labels=np.array([1, 3]))
-    augmentation = DetectionAugmentation(Preprocessing(image_size=(240, 240), resize="stretch"), crop=1.0, expand=0.0)
-    dropped = partly = 0
+BOXES = np.array([[5, 8, 65, 98], [150, 150, 235, 235], [100, 20, 110, 200]], np.float32)
+
+
+def share(box: NDArray[np.float32], window: tuple[int, int, int, int]) -> float:
+    """How much of a box shows in a window."""
+    box = box.astype(np.float64)  # type: ignore[assignment]
+    wide = min(box[2], window[2]) - max(box[0], window[0])
+    high = min(box[3], window[3]) - max(box[1], window[1])
+    return float(max(0, wide) * max(0, high) / ((box[2] - box[0]) * (box[3] - box[1])))
+
+
+def test_the_crop_of_tensorflow() -> None:
+    """By preprocessor.py: seven cases of coverage; a window covers that share of some object, others drop out."""
+    height, width = 240, 320
+    areas, wholes, coverages = [], 0, set()
+    for seed in range(400):
+        window, kept = coverage_crop(BOXES, height, width, np.random.default_rng(seed))
+        coverage = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)[np.random.default_rng(seed).integers(7)]
+        coverages.add(coverage)
+        x1, y1, x2, y2 = window
+        assert 0 <= x1 < x2 <= width
+        assert 0 <= y1 < y2 <= height
+        shown = [share(box, window) for box in BOXES]
+        assert kept.tolist() == [part > 0 and part >= coverage for part in shown]
+        if window == (0, 0, width, height):
+            wholes += 1
+            continue
+        assert max(shown) >= coverage
+        assert 0.1 * height * width <= (x2 - x1) * (y2 - y1) <= height * width
+        rows = y2 - y1
+        assert 0.5 * rows - 0.5 <= x2 - x1 <= 2.0 * rows + 0.5
+        areas.append((x2 - x1) * (y2 - y1) / (height * width))
+    assert len(coverages) == 7
+    assert wholes < 4  # it tries a hundred times
+    assert 0.4 < np.mean(areas) < 0.6  # 0.49 was measured with TensorFlow's on COCO
+    assert np.min(areas) < 0.15
+    assert np.max(areas) > 0.85
+
+
+def test_the_crop_of_torchvision() -> None:
+    """Objects stay whose centre shows; the sides are 0.3 to 1 of the image's, at ratios of 0.5 to 2."""
+    height, width = 240, 320
+    wholes = 0
     for seed in range(200):
-        done = augmentation(sample, seed)
-        columns, rows = shown(done.image, True)
-        share = columns * rows / (60 * 90)
-        assert done.labels is not None
-        if 3 in done.labels:
-            assert share > 0.26
-            partly += share < 0.7
-        else:
-            assert share < 0.34
-            dropped += share > 0.01
-    assert dropped > 3
-    assert partly > 3
+        window, kept = iou_crop(BOXES, height, width, seed)
+        x1, y1, x2, y2 = window
+        if window == (0, 0, width, height):
+            wholes += 1
+            continue
+        centres = (BOXES[:, :2] + BOXES[:, 2:]) / 2
+        inside = ((centres > (x1, y1)) & (centres < (x2, y2))).all(axis=1)
+        assert kept.tolist() == inside.tolist()
+        assert inside.any()
+        assert 0.3 * width - 1 <= x2 - x1 <= width
+        assert 0.3 * height - 1 <= y2 - y1 <= height
+        assert 0.49 < (x2 - x1) / (y2 - y1) < 2.03
+    assert 10 < wholes < 80  # one of its seven cases, and where others cannot be met
+    assert iou_crop(BOXES[:0], height, width, 3)[0] == (0, 0, width, height)
 
 
-def test_crops_are_of_the_stated_sizes_and_keep_an_object() -> None:
-    sample = atlas((30, 150, 110, 230))
+@pytest.mark.parametrize("crop_by", ["coverage", "iou"])
+def test_a_crop_shows_that_part_of_the_photo(crop_by: Any) -> None:
+    sample = atlas((5, 8, 65, 98))
     augmentation = DetectionAugmentation(
-        Preprocessing(image_size=(240, 240), resize="stretch"), crop=1.0, expand=0.0, flip=0.0
+        Preprocessing(image_size=(240, 240), resize="stretch"), crop=1.0, crop_by=crop_by, expand=0.0, flip=0.0
     )
-    sides = set()
-    for seed in range(150):
+    assert sample.boxes is not None
+    parts = 0
+    for seed in range(60):
         done = augmentation(sample, seed)
-        assert done.labels is not None
-        assert done.labels.tolist() == [3]  # a window is taken only where it shows some object
-        width, height = shown(done.image, False)
-        assert min(width, height) >= 0.3 * 240 - 4
-        assert 0.48 < width / height < 2.1
-        sides.add((round(width), round(height)))
-    assert len(sides) > 60  # they vary
+        assert done.boxes is not None
+        columns, rows = shown(done.image, False)
+        for box in done.boxes:
+            # What of the box shows, in pixels of the photo, and the same by the box's place in the window.
+            visible = shown(done.image, True)
+            np.testing.assert_allclose((box[2:] - box[:2]) * (columns / 240, rows / 240), visible, atol=4)
+            parts += 1
+    assert parts > 20
 
 
 @pytest.mark.parametrize("largest", [1.5, 3.0])
@@ -184,8 +226,9 @@ def test_expansion_is_up_to_its_largest(largest: float) -> None:
         assert boxes is not None
         (box,) = boxes
         ratios.append([160 / (box[2] - box[0]), 120 / (box[3] - box[1])])
+        assert ratios[-1][0] == pytest.approx(ratios[-1][1], abs=0.02)  # the canvas has the photo's ratio
         assert (augmentation(sample, seed).image[0, 0] == 128).all() or min(box[:2]) < 1
-    assert np.min(ratios) >= 1
+    assert np.min(ratios) >= 1 - 1e-6
     assert np.max(ratios) <= largest + 0.02
     assert np.max(ratios) > 1 + 0.6 * (largest - 1)
     assert np.ptp(ratios) > 0.4 * (largest - 1)
@@ -324,7 +367,7 @@ def test_images_without_boxes(rule: str) -> None:
     gradient = atlas((0, 0, 1, 1)).image
     cropped = DetectionAugmentation(STRETCH, crop=1.0, expand=0.0)
     empty = replace(painted([]), image=gradient)
-    assert len({cropped(empty, seed).image.tobytes() for seed in range(10)}) == 10  # cropped all the same
+    assert len({cropped(empty, seed).image.tobytes() for seed in range(20)}) > 8  # cropped all the same
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (2, 2), (1, 90), (90, 1)])
