@@ -17,6 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnv2vision.errors import ConfigError
 
+AUTO = "auto"
+"""The recipe that fits the data set; there is one for the built-in shapes."""
+DEFAULT_TASK = "classification"
+
 _KEY = re.compile(r"( *)(\w+):")
 
 
@@ -28,10 +32,10 @@ def config_folder() -> Path:
 
 
 def groups(command: str) -> dict[str, list[str]]:
-    """The groups a command's configuration has, with their choices."""
+    """The groups a command's configuration has, with their choices; a folder among them has a file for each task."""
     text = (config_folder() / f"{command}.yaml").read_text()
     return {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        folder.name: sorted(path.stem for path in folder.iterdir())
         for folder in sorted(config_folder().iterdir())
         if folder.is_dir() and f"- {folder.name}:" in text
     }
@@ -91,13 +95,22 @@ def load_config(command: str, arguments: Sequence[str]) -> dict[str, Any]:
     chosen = [item for item in overrides if item.key_or_group in choices]
     values = [item for item in overrides if item.key_or_group not in choices]
     for item in chosen:
-        options = [*choices[item.key_or_group], *(["null"] if item.key_or_group == "recipe" else [])]
+        options = [*choices[item.key_or_group], *([AUTO, "null"] if item.key_or_group == "recipe" else [])]
         if str(item.value()).replace("None", "null") not in options:
             raise ConfigError(f"{item.key_or_group}={item.value()} is unknown; valid: {', '.join(options)}")
     _check_recipe(chosen)
-    # Of repeated choices the last counts; Hydra has no word for "none", which recipe=null means and is the default.
-    last = {item.key_or_group: item for item in chosen}
-    base = _compose(command, [item for item in last.values() if item.value() is not None])
+    # Of repeated choices the last counts; Hydra has no word for "none", which recipe=null means.
+    choice = {item.key_or_group: item.value() for item in chosen}
+    if "recipe" in choices and choice.setdefault("recipe", AUTO) == AUTO:
+        choice["recipe"] = "shapes" if choice.get("dataset", "shapes") == "shapes" else None
+    files = {
+        group: f"{name}/{choice.get('task', DEFAULT_TASK)}" if (config_folder() / group / str(name)).is_dir() else name
+        for group, name in choice.items()
+        if name is not None
+    }
+    base = _compose(command, [f"{group}={name}" for group, name in files.items()])
+    if "recipe" in choice:
+        OmegaConf.update(base, "recipe", choice["recipe"], force_add=True)
     resumed = _resumed_config(values) if command == "train" else None
     if resumed is not None:
         if chosen:
@@ -118,7 +131,9 @@ def load_config(command: str, arguments: Sequence[str]) -> dict[str, Any]:
 def _check_recipe(chosen: Sequence[Override]) -> None:
     """Refuse a recipe together with another task than its own."""
     values = {item.key_or_group: item.value() for item in chosen}
-    if not values.get("recipe") or "task" not in values:
+    if values.get("recipe", AUTO) in (None, AUTO) or "task" not in values:
+        return
+    if (config_folder() / f"recipe/{values['recipe']}").is_dir():
         return
     recipe: Any = OmegaConf.load(config_folder() / f"recipe/{values['recipe']}.yaml")
     own = [item["override /task"] for item in recipe.get("defaults", []) if "override /task" in item]
@@ -126,11 +141,11 @@ def _check_recipe(chosen: Sequence[Override]) -> None:
         raise ConfigError(f"recipe={values['recipe']} is for task={own[0]}, not task={values['task']}")
 
 
-def _compose(command: str, overrides: Sequence[Override]) -> DictConfig:
+def _compose(command: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
-            return compose(command, [str(item.input_line) for item in overrides])
+            return compose(command, list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_line(error)) from error
 
@@ -220,6 +235,7 @@ _EXAMPLES: dict[str, Any] = {
     "backbone.shortcut": "none",
     "backbone.variant": "paddle",
     "backbone.width": 0.5,
+    "augmentation.image_size": 176,
     "checkpoint": "model.safetensors",
     "checkpoint.every_n_steps": 1000,
     "dataset.classes": ["cat", "dog"],
@@ -241,12 +257,14 @@ _EXAMPLES: dict[str, Any] = {
     "keep_gaps": True,
     "loader.workers": 2,
     "loss.class_weights": [1.0, 2.0],
+    "max_detections": 300,
     "model.atrous_rates": [6, 12, 18],
     "model.dropout": 0.2,
     "model.head": "ssdlite",
     "model.head_activation": "relu",
     "model.head_channels": 256,
     "model.head_norm_eps": 1e-5,
+    "model.max_detections": 300,
     "model.nms_iou": 0.6,
     "model.num_classes": 10,
     "model.output_stride": 8,

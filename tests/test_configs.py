@@ -22,6 +22,10 @@ from mnv2vision.training.optim import build_optimizer, schedule
 ROOT = Path(__file__).parents[1]
 CHOICES = groups("train")
 RECIPES = ["null", *CHOICES["recipe"]]
+RECIPE_FILES = sorted(
+    path.relative_to(config_folder() / "recipe").with_suffix("").as_posix()
+    for path in (config_folder() / "recipe").rglob("*.yaml")
+)
 
 
 def files() -> list[str]:
@@ -32,9 +36,8 @@ def test_the_groups_are_those_of_the_folders() -> None:
     folders = {
         path.name: sorted(item.stem for item in path.iterdir()) for path in config_folder().iterdir() if path.is_dir()
     }
-    presets = folders.pop("preset")  # no choice of the user's: it follows from data set and task
     assert folders == CHOICES
-    assert presets == [f"shapes_{task}" for task in CHOICES["task"]]
+    assert sorted(path.stem for path in (config_folder() / "recipe/shapes").iterdir()) == CHOICES["task"]
     assert set(groups("eval")) == {"dataset", "trainer"}
     assert groups("predict") == groups("convert") == {}
     assert CHOICES["backbone"] == sorted(BACKBONES)
@@ -76,7 +79,7 @@ def build(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("task", CHOICES["task"])
 def test_every_recipe_with_every_task_and_backbone(task: str, recipe: str, backbone: str) -> None:
-    if recipe != "null" and task != (own := load_config("train", [f"recipe={recipe}"])["task"]) and recipe != "shapes":
+    if recipe not in ("null", "shapes") and task != (own := load_config("train", [f"recipe={recipe}"])["task"]):
         with pytest.raises(ConfigError, match=f"recipe={recipe} is for task={own}"):
             load_config("train", [f"task={task}", f"recipe={recipe}"])
         return
@@ -121,16 +124,18 @@ def leaves(config: Any, prefix: str = "") -> list[str]:
     return [name for key, value in config.items() for name in leaves(value, f"{prefix}.{key}" if prefix else str(key))]
 
 
-@pytest.mark.parametrize("recipe", CHOICES["recipe"])
+@pytest.mark.parametrize("recipe", RECIPE_FILES)
 def test_a_recipe_sets_only_what_there_is(recipe: str) -> None:
     """A misspelt key in a recipe would be added in silence, and mean nothing."""
     own = yaml.safe_load((config_folder() / f"recipe/{recipe}.yaml").read_text())
+    name, _, task = recipe.partition("/")
     defaults = own.pop("defaults", [])
     chosen = [f"{key.removeprefix('override /')}={value}" for item in defaults for key, value in item.items()]
-    known = set(leaves(load_config("train", chosen)))
+    chosen += [f"task={task}"] if task else []
+    known = set(leaves(load_config("train", [*chosen, "recipe=null"])))
     # augmentation.crop_scale and the like are lists: leaves as they are.
     assert [key for key in leaves(own) if key not in known] == []
-    resolved = load_config("train", [f"recipe={recipe}"])
+    resolved = load_config("train", [f"recipe={name}", *([f"task={task}"] if task else [])])
     for key in leaves(own):
         value: Any = own
         ours: Any = resolved
@@ -146,7 +151,7 @@ def test_a_data_set_sets_its_own_section_alone(dataset: str) -> None:
     )
 
 
-@pytest.mark.parametrize("recipe", CHOICES["recipe"])
+@pytest.mark.parametrize("recipe", RECIPE_FILES)
 def test_the_header_of_a_recipe(recipe: str) -> None:
     """A command, the figure to expect, and on what hardware in how long."""
     text = (config_folder() / f"recipe/{recipe}.yaml").read_text()
@@ -155,7 +160,7 @@ def test_the_header_of_a_recipe(recipe: str) -> None:
     assert command is not None
     given = [item for item in command[1].split() if "<" not in item and not item.startswith(("with", "train/", "val/"))]
     arguments = [item for item in given if "=" in item and not item.startswith(("init_from", "dataset.root"))]
-    assert f"recipe={recipe}" in arguments
+    assert f"recipe={recipe.partition('/')[0]}" in arguments
     load_config("train", arguments)
     assert re.search(r"(Published|Expected).*(\d\.?\d* %|0\.\d+)", header), "the figure"
     assert re.search(r"(CPU|GPU|cores)", header), "the hardware"
@@ -197,6 +202,46 @@ def test_what_is_left_open_comes_from_the_weights(tmp_path: Path) -> None:
     assert model.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
+def test_the_papers_schedule_on_imagenet() -> None:
+    """TF-slim: 0.98 every 2.5 epochs; its 2.5 / 8 is counted in the epochs of one worker of eight."""
+    config = load_config("train", ["recipe=imagenet_paper", "dataset=imagenet"])
+    per_epoch = 1_281_167 / (8 * 96)
+    epochs = config["trainer"]["max_epochs"]
+    assert epochs * per_epoch == pytest.approx(700_000, rel=0.01)
+    factor = schedule(total_steps=700_000, steps_per_epoch=per_epoch, **config["schedule"])
+    assert factor(int(2.49 * per_epoch)) == 1
+    assert factor(int(2.51 * per_epoch)) == pytest.approx(0.98)
+    assert factor(int(419.9 * per_epoch)) == pytest.approx(0.98**167)  # 0.034
+
+
+def test_the_modern_recipe_is_evaluated_as_its_model_was() -> None:
+    """pytorch/vision PR 5560: trained at 176, evaluated at 224 of 232."""
+    config = load_config("train", ["recipe=imagenet_modern", "dataset=imagenet"])
+    with torch.device("meta"):
+        model = _new_model(config, ("ant", "bee"))
+    place = model.preprocessing.placement(400, 400)
+    assert (place.height, place.width, model.preprocessing.image_size) == (232, 232, (224, 224))
+    augmentation = TASKS["classification"].augmentation(config["augmentation"], model.preprocessing)
+    assert augmentation(Shapes("train", 1, image_size=250)[0], 0).image.shape == (176, 176, 3)
+
+
+def test_tensorflows_detection_schedule() -> None:
+    """samples/configs/ssdlite_mobilenet_v2_coco.config: 0.004, 0.95 every 800,720 steps of 24; averaged by default."""
+    config = load_config("train", ["recipe=ssdlite_coco_paper"])
+    factor = schedule(total_steps=10**6, steps_per_epoch=118_287 / 24, **config["schedule"])
+    assert [factor(800_000), factor(802_000)] == [1, pytest.approx(0.95)]
+    assert (config["optimizer"]["lr"], config["optimizer"]["reference_batch"]) == (0.004, 24)
+    assert config["ema"]["decay"] == 0.9999
+
+
+@pytest.mark.parametrize("recipe", RECIPE_FILES)
+def test_more_devices_do_not_change_what_a_recipe_means(recipe: str) -> None:
+    """Its learning rate goes with the global batch, or the number of devices is pinned."""
+    name, _, task = recipe.partition("/")
+    config = load_config("train", [f"recipe={name}", *([f"task={task}"] if task else [])])
+    assert config["optimizer"]["reference_batch"] is not None or config["trainer"]["devices"] == 1
+
+
 def test_every_file_says_what_it_is_for() -> None:
     for name in files():
         first = next(line for line in (config_folder() / name).read_text().splitlines() if "@package" not in line)
@@ -204,9 +249,14 @@ def test_every_file_says_what_it_is_for() -> None:
 
 
 @pytest.mark.parametrize("task", CHOICES["task"])
-def test_a_preset_sets_only_what_there_is(task: str) -> None:
-    own = yaml.safe_load((config_folder() / f"preset/shapes_{task}.yaml").read_text())
-    without = load_config("train", [f"task={task}", "dataset=imagenet"])
-    assert [key for key in leaves(own) if key not in set(leaves(without))] == []
-    resolved = load_config("train", [f"task={task}"])
-    assert resolved["optimizer"]["lr"] == own["optimizer"]["lr"] != without["optimizer"]["lr"]
+def test_the_recipe_that_is_chosen_by_itself(task: str) -> None:
+    """The shapes' with the shapes, and none with data of the user's."""
+    default = load_config("train", [f"task={task}"])
+    assert default["recipe"] == "shapes"
+    assert default == load_config("train", [f"task={task}", "recipe=shapes"])
+    assert default == load_config("train", [f"task={task}", "dataset=shapes", "recipe=auto"])
+    assert load_config("train", [f"task={task}", "dataset=voc"])["recipe"] is None
+    plain = load_config("train", [f"task={task}", "recipe=null"])
+    assert plain["recipe"] is None
+    assert plain["optimizer"]["lr"] != default["optimizer"]["lr"]
+    assert load_config("train", [f"task={task}", "backbone=mobilenet_v1"])["backbone"]["name"] == "mobilenet_v1"
