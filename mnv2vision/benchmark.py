@@ -131,7 +131,7 @@ def input_pipeline(root: str, rounds: int = 5) -> Result:
     """Decoding, random crop, flip and batching by one reading process, against torchvision's reference on Pillow."""
     source = ImageNet(root, "train")
     data = DataModule(
-        (source, ClassificationAugmentation((224, 224))), None, batch_size=32, workers=1, on_error="raise"
+        (source, ClassificationAugmentation(Preprocessing())), None, batch_size=32, workers=1, on_error="raise"
     )
     ours = data.train_dataloader()
     reference = T.Compose(

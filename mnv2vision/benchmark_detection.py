@@ -157,7 +157,7 @@ def loss_share(batch_size: int = 24, rounds: int = 5) -> tuple[float, float]:
     """Seconds of a training step at 320, and those of matching and loss (forward and backward) in it; medians."""
     model: Any = mv.create_model("detection", num_classes=80).train().to(memory_format=torch.channels_last)
     images = torch.randn(batch_size, 3, 320, 320).to(memory_format=torch.channels_last)
-    targets = _random_targets(batch_size)
+    targets = random_targets(batch_size)
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
     enabled = best_precision("cpu") == "bf16-mixed"
 
@@ -180,11 +180,14 @@ def loss_share(batch_size: int = 24, rounds: int = 5) -> tuple[float, float]:
     return _median(step, rounds), _median(loss, rounds)
 
 
-def _random_targets(batch_size: int) -> DetectionTargets:
+def random_targets(batch_size: int, num_classes: int = 80) -> DetectionTargets:
+    """Eight objects an image, padded to sixteen."""
     corner, side = 0.7 * torch.rand(batch_size, 16, 2), 0.05 + 0.25 * torch.rand(batch_size, 16, 2)
     kinds = (torch.arange(16) < 8).expand(batch_size, -1) * int(BoxKind.OBJECT)  # COCO has some 7 objects an image
     return DetectionTargets(
-        torch.cat([corner, corner + side], dim=-1), torch.randint(0, 80, (batch_size, 16)), kinds.to(torch.uint8)
+        torch.cat([corner, corner + side], dim=-1),
+        torch.randint(0, num_classes, (batch_size, 16)),
+        kinds.to(torch.uint8),
     )
 
 

@@ -26,6 +26,8 @@ from mnv2vision.data.datamodule import DataModule
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.data.sources import check_parts, create_source
 from mnv2vision.data.transforms import EvaluationTransform
+from mnv2vision.detection.model import SSDLite
+from mnv2vision.detection.postprocess import check_max_detections
 from mnv2vision.errors import ConfigError, DataError, WeightsError, keyword_names
 from mnv2vision.models import MODELS, create_model
 from mnv2vision.preprocessing import as_pair
@@ -42,6 +44,7 @@ from mnv2vision.training.callbacks import (
     ProgressBar,
     StopAtStep,
     StopEarly,
+    ValidateLast,
     checkpoint_callbacks,
 )
 from mnv2vision.training.precision import best_precision
@@ -56,6 +59,7 @@ TASKS: dict[str, type[Task]] = {
     "segmentation": SegmentationTask,
 }
 RECOVERY_IMAGES = 80
+FEW_STEPS = 50
 SHOWN_IMAGES = 24
 
 
@@ -99,24 +103,26 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     task.check_options()
     if config["debug"] == "batch":
         return _draw_batch(task, data, run_dir)
+    history = History(run_dir / "metrics.csv")
     callbacks = [
         *_progress(),
-        History(run_dir / "metrics.csv"),
+        history,
         *checkpoint_callbacks(checkpoints, task.monitor, config["checkpoint"]["every_n_steps"]),
     ]
     if config["ema"]["decay"]:
         callbacks.append(Averaging(config["ema"]["decay"]))
     if config["trainer"]["max_steps"] >= 0:
         callbacks.append(StopAtStep(config["trainer"]["max_steps"]))
+    callbacks.append(ValidateLast(config["trainer"]["check_val_every_n_epoch"]))
     if config["early_stopping"]["patience"]:
         callbacks.append(StopEarly(task.monitor, mode="max", patience=config["early_stopping"]["patience"]))
     trainer = _trainer(config, run_dir, callbacks, _loggers(config, run_dir))
     if resumed is not None:
         _check_resume(config, resumed, task, trainer.world_size)
     _write_config(config, run_dir)
-    log.info("%s: %d training and %d validation images, %s", run_dir, len(source), len(val_source), _describe(trainer))
+    _log_plan(config, run_dir, (len(source), len(val_source)), trainer)
     trainer.fit(task, data, ckpt_path=config["resume"], weights_only=True)
-    _load_best(task, trainer, config["resume"])
+    _load_best(task, trainer, config["resume"], history)
     _save_model(task.model, run_dir / "model.safetensors")
     metrics = _evaluate(trainer, task, data, run_dir)
     data.log_skipped()
@@ -145,6 +151,10 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         if not isinstance(model, DeepLabV3):
             raise ConfigError(f"model.output_stride is for segmentation, not for a model of {model.task}")
         model.set_output_stride(config["model"]["output_stride"])
+    if config["model"]["max_detections"] is not None:
+        if not isinstance(model, SSDLite):
+            raise ConfigError(f"model.max_detections is for detection, not for a model of {model.task}")
+        model.max_detections = check_max_detections(config["model"]["max_detections"])
     kind = TASKS[model.task]
     source = create_source(config["dataset"], "val", kind.target)
     try:
@@ -256,7 +266,8 @@ def _training_options(config: dict[str, Any]) -> TrainingOptions:
 
 
 def _trainer(config: dict[str, Any], run_dir: Path, callbacks: list[Callback], loggers: list[Logger]) -> pl.Trainer:
-    options = {**config["trainer"], "max_steps": -1}  # see StopAtStep
+    # The network's input has one size, for which cuDNN does well to look for the fastest kernels.
+    options = {"benchmark": not config["trainer"]["deterministic"], **config["trainer"], "max_steps": -1}  # StopAtStep
     if options["precision"] == "auto":
         options["precision"] = best_precision(options["accelerator"])
     try:
@@ -275,9 +286,33 @@ def _trainer(config: dict[str, Any], run_dir: Path, callbacks: list[Callback], l
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
 
-def _describe(trainer: pl.Trainer) -> str:
+def _log_plan(config: dict[str, Any], run_dir: Path, images: tuple[int, int], trainer: pl.Trainer) -> None:
+    """Say what will be trained on what for how long, before the first step."""
+    batches = max(1, images[0] // (config["loader"]["batch_size"] * trainer.world_size))
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
+    steps = -(-batches // trainer.accumulate_grad_batches)
+    totals = [steps * epochs for epochs in [trainer.max_epochs] if epochs is not None and epochs >= 0]
+    totals += [most for most in [config["trainer"]["max_steps"]] if most >= 0]
     device = "CPU" if trainer.accelerator.__class__.__name__ == "CPUAccelerator" else "GPU"
-    return f"{trainer.world_size} x {device}, precision {trainer.precision}"
+    log.info(
+        "%s: %srecipe %s, %d training and %d validation images, %d steps an epoch%s, %d x %s, precision %s",
+        run_dir,
+        "resumed, " if config["resume"] else "",
+        config.get("recipe") or "none",
+        *images,
+        steps,
+        f", {min(totals)} in all" if totals else "",
+        trainer.world_size,
+        device,
+        trainer.precision,
+    )
+    if totals and min(totals) < FEW_STEPS:
+        log.warning(
+            "%d steps in all are too few to learn much: take a smaller loader.batch_size, fewer trainer.devices,"
+            " or more trainer.max_epochs",
+            min(totals),
+        )
 
 
 def _progress() -> list[Callback]:
@@ -324,6 +359,10 @@ def _check_resume(config: dict[str, Any], checkpoint: dict[str, Any], task: Task
     fixed, data = checkpoint["fixed_options"], checkpoint["DataModule"]
     file.check_fit(checkpoint["state_dict"], task.state_dict(), f"resume={path}")
     changed = [key for key, value in task.fixed_options.items() if fixed[key] != value]
+    if config["trainer"]["max_steps"] >= 0 and "pace" in checkpoint:  # which other batches would put elsewhere
+        batch = config["loader"]["batch_size"] * world_size * config["trainer"]["accumulate_grad_batches"]
+        if checkpoint["pace"]["global_batch"] != batch:
+            changed.append(f"the global batch of {checkpoint['pace']['global_batch']} (it ends by trainer.max_steps)")
     if ("current_model_state" in checkpoint) != bool(config["ema"]["decay"]):  # the averages, or what they are of
         changed.append("ema")
     if data["batch"] and data["global_batch"] != config["loader"]["batch_size"] * world_size:
@@ -332,12 +371,29 @@ def _check_resume(config: dict[str, Any], checkpoint: dict[str, Any], task: Task
         raise ConfigError(f"resume={path}: a resumed run cannot change {', '.join(changed)}; start one with init_from=")
 
 
-def _load_best(task: Task, trainer: pl.Trainer, resumed: str | None) -> None:
+def _load_best(task: Task, trainer: pl.Trainer, resumed: str | None, history: History) -> None:
     # Without validation there is no best, but a last checkpoint; without a step to train, the one that is resumed.
     written = {bool(callback.monitor): callback.best_model_path for callback in trainer.checkpoint_callbacks}  # type: ignore[attr-defined]
     path = written.get(True) or written.get(False) or resumed
-    if path:
-        task.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    if not path:
+        return
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    task.load_state_dict(checkpoint["state_dict"])
+    kept, scores = checkpoint["epoch"] + 1, {row["epoch"]: row.get(task.monitor) for row in history.rows}
+    validated = {epoch: score for epoch, score in scores.items() if score is not None}
+    if kept not in validated:
+        log.info("kept the weights of epoch %d, the last: none was validated", kept)
+        return
+    last = max(validated)
+    log.info(
+        "kept the weights of epoch %d of %d, the best of %d validated: %s %.4f%s",
+        kept,
+        max(scores),
+        len(validated),
+        task.monitor,
+        validated[kept],
+        "" if kept == last else f" (epoch {last}: {validated[last]:.4f})",
+    )
 
 
 @rank_zero_only

@@ -2,14 +2,19 @@
 
 import os
 
+WAITING = {
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "1000",  # of GNU's OpenMP, torch's on Linux; it stands above the policy
+}
+"""Environment variables; docs/benchmarks.md has the measurement they were chosen by."""
+
 
 def set_up_threads() -> None:
     """Let threads spin for a moment and then sleep, unless the environment says otherwise.
 
-    Threads that sleep at once cost a factor of two where a model is so small that they wait a thousand times a step.
-    Threads that spin for longer than the system's time slice stall one another as soon as there are more of them than
-    cores: two runs at once then take several times as long as one after the other. Alone on a machine, ten times this
-    count is 10 to 25 % faster.
+    Threads that sleep at once make small models slow, as these wait a thousand times a step. Threads that spin for long
+    keep a core from whatever they wait for as soon as other processes are busy, too: a step then takes ten times as
+    long.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # of GNU's OpenMP, torch's on Linux; it stands above the policy
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)

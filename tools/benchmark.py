@@ -3,6 +3,7 @@
     python tools/benchmark.py                                   # all three tasks; 6 minutes on two cores
     python tools/benchmark.py task=detection                    # one of them
     python tools/benchmark.py data=<folder with train/>         # the input pipeline as well, on these photos
+    python tools/benchmark.py task=threads                      # how threads should wait; 15 minutes
 
 Leave the machine alone meanwhile. Ratios above 1 mean that mnv2vision is faster.
 """
@@ -15,7 +16,7 @@ from mnv2vision.threads import set_up_threads
 
 set_up_threads()
 
-from mnv2vision import benchmark, benchmark_detection, benchmark_segmentation  # noqa: E402
+from mnv2vision import benchmark, benchmark_detection, benchmark_segmentation, benchmark_threads  # noqa: E402
 from mnv2vision.benchmark import Result  # noqa: E402
 
 TASKS = ("classification", "detection", "segmentation")
@@ -40,18 +41,33 @@ def results(tasks: tuple[str, ...], data: str | None) -> Iterator[Result]:
             yield benchmark_segmentation.against_smp()
 
 
+def print_threads() -> None:
+    """Print images per second by setting and load, each with its share of the best setting's."""
+    rows = benchmark_threads.measure()
+    loads = " | ".join("alone" if not n else f"beside {n}" for n in benchmark_threads.OTHERS)
+    print(f"| workload | setting | {loads} |\n|---|---|{'---|' * len(benchmark_threads.OTHERS)}")
+    for row in rows:
+        shares = benchmark_threads.shares(rows, row.workload, row.setting)
+        cells = [f"{rate:.3g} ({share:.0%})" for rate, share in zip(row.rates, shares, strict=True)]
+        print(f"| {row.workload} | {row.setting} | {' | '.join(cells)} |")
+
+
 def main(arguments: list[str]) -> int:
     """Run the comparisons and print a table."""
     if {"--help", "-h"} & set(arguments):
         print(__doc__)
         return 0
     given = dict(item.split("=", 1) for item in arguments if "=" in item)
-    unknown = [item for item in arguments if item.split("=")[0] not in ("data", "task")]
-    if unknown or given.get("task", "detection") not in TASKS:
-        print(f"error: unknown argument {(unknown or arguments)[0]}; valid: data=<folder>, task={'|'.join(TASKS)}")
+    unknown = [item for item in arguments if "=" not in item or item.split("=")[0] not in ("data", "task")]
+    if unknown or given.get("task", "detection") not in (*TASKS, "threads"):
+        valid = f"data=<folder>, task={'|'.join(TASKS)}|threads"
+        print(f"error: unknown argument {(unknown or arguments)[0]}; valid: {valid}", file=sys.stderr)
         return 2
     tasks = (given["task"],) if "task" in given else TASKS
     print(benchmark.machine())
+    if given.get("task") == "threads":
+        print_threads()
+        return 0
     print("| comparison | mnv2vision | peer | ratio |\n|---|---|---|---|")
     for result in results(tasks, given.get("data")):
         print(f"| {result.what} | {result.ours * 1e3:.2f} ms | {result.peer * 1e3:.2f} ms | {result.ratio:.2f} |")

@@ -22,10 +22,13 @@ from mnv2vision.data.sample import SampleSource
 from mnv2vision.distributed import gather
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.preprocessing import Preprocessing
-from mnv2vision.training.optim import build_optimizer, schedule
+from mnv2vision.training.optim import WARMUP_SHARE, build_optimizer, schedule, warmup_steps
 from mnv2vision.vision_model import VisionModel
 
 log = logging.getLogger(__name__)
+
+LOSSES_AT_ONCE = 50
+"""Steps after which a GPU is asked whether its losses are finite."""
 
 
 class Evaluator(Protocol):
@@ -85,7 +88,8 @@ class Task(pl.LightningModule):
         self.epoch_loss = MeanMetric(nan_strategy="disable")  # to look for NaN would mean to wait for the device
         self._compiled: Callable[[Tensor], Any] | None = None
         self.metrics: dict[str, float] = {}
-        self._last_loss: tuple[Tensor, list[int | str]] | None = None
+        self._losses: list[tuple[Tensor, list[int | str]]] = []
+        self._resumed_pace: dict[str, float] | None = None
 
     @classmethod
     @abstractmethod
@@ -144,38 +148,42 @@ class Task(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss; what is drawn in a step depends on the seed, the epoch, the batch and the process alone."""
         torch.manual_seed(sample_seed(self.options.seed, self.current_epoch, batch_idx, self.global_rank))
-        self._check_last_loss()
         loss = self.loss(self.model.preprocessing.normalize(batch.images), batch)
-        self._last_loss = (loss.detach(), batch.image_ids)
+        self._losses.append((loss.detach(), batch.image_ids))
+        if self.device.type == "cpu" or len(self._losses) >= LOSSES_AT_ONCE:
+            self._check_losses()
         self.log("step_loss", loss.detach(), prog_bar=True)
         self.epoch_loss.update(loss.detach(), len(batch.image_ids))
         self.log("loss", self.epoch_loss, on_step=False, on_epoch=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Look at the last batch's loss, too."""
-        self._check_last_loss()
-        self._last_loss = None
+        """Look at the last losses, too."""
+        self._check_losses()
 
-    # One step late, so that the device need not be waited for.
-    def _check_last_loss(self) -> None:
-        if self._last_loss is not None and not torch.isfinite(self._last_loss[0]):
-            loss, image_ids = self._last_loss
-            raise DataError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch}, on the batch of images"
-                f" {', '.join(map(str, image_ids))}; look at their annotations, or lower optimizer.lr"
-            )
+    # Many at once, so that a GPU is seldom waited for.
+    def _check_losses(self) -> None:
+        losses, self._losses = self._losses, []
+        if not losses or bool(torch.stack([loss for loss, _ in losses]).isfinite().all()):
+            return
+        loss, image_ids = next((loss, image_ids) for loss, image_ids in losses if not torch.isfinite(loss))
+        raise DataError(
+            f"the loss became {loss.item()} in epoch {self.current_epoch}, on the batch of images"
+            f" {', '.join(map(str, image_ids))}; look at their annotations, or lower optimizer.lr"
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what Lightning forgets: the mean loss so far, and what the optimiser's state belongs to."""
-        self._check_last_loss()
+        self._check_losses()
         checkpoint["fixed_options"] = self.fixed_options
+        checkpoint["pace"] = self._pace()
         # What the weights to start from decided, which need not be there when the run is resumed.
         checkpoint["model"] = {"config": self.model.config, "preprocessing": self.model.preprocessing.to_dict()}
         checkpoint["epoch_loss"] = gather((float(self.epoch_loss.mean_value), float(self.epoch_loss.weight)))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the mean loss of an epoch that is resumed in its middle."""
+        self._resumed_pace = checkpoint.get("pace")  # which checkpoints of 0.1.0's first days lack
         states = checkpoint["epoch_loss"]
         if len(states) == self.trainer.world_size:
             total, weight = states[self.trainer.global_rank]
@@ -212,14 +220,17 @@ class Task(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser, with the learning rate for the global batch, and a schedule by steps."""
-        options = dict(self.options.optimizer)
-        reference = options.pop("reference_batch", None)
+        options = {key: value for key, value in self.options.optimizer.items() if key != "reference_batch"}
         trainer = self.trainer
-        batch = self.options.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        if reference is not None:
-            scaled = options["lr"] * batch / reference
-            log.info("learning rate %.4g = %.4g x global batch %d / %d", scaled, options["lr"], batch, reference)
-            options["lr"] = scaled
+        options["lr"] = self._learning_rate()
+        if (reference := self.options.optimizer.get("reference_batch")) is not None:
+            log.info(
+                "learning rate %.4g = %.4g x global batch %d / %d",
+                options["lr"],
+                self.options.optimizer["lr"],
+                self.global_batch,
+                reference,
+            )
         # Lightning cannot clip the gradients of fused optimisers in mixed precision.
         optimizer = build_optimizer(self.model, **options, fused=not trainer.gradient_clip_val)
         trainer.fit_loop.setup_data()  # the number of batches is not known before
@@ -228,9 +239,61 @@ class Task(pl.LightningModule):
             total = min(total, self.options.max_steps)
         if math.isinf(total):
             raise ConfigError("trainer.max_epochs and trainer.max_steps are both without a limit; set one of them")
-        per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)  # the last may be short
+        per_epoch = self._steps_per_epoch()
+        wanted = self.options.schedule.get("warmup_epochs", 0.0)
+        warmup = warmup_steps(wanted, int(total), per_epoch)
+        if warmup < round(wanted * per_epoch):
+            log.info(
+                "warm-up: %d steps, %.0f %% of the run, instead of schedule.warmup_epochs=%g",
+                warmup,
+                100 * WARMUP_SHARE,
+                wanted,
+            )
         factor = schedule(total_steps=int(total), steps_per_epoch=per_epoch, **self.options.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    @property
+    def global_batch(self) -> int:
+        """Images of an optimiser step, over all processes."""
+        return self.options.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+    def _learning_rate(self) -> float:
+        lr, reference = float(self.options.optimizer["lr"]), self.options.optimizer.get("reference_batch")
+        return lr if reference is None else lr * self.global_batch / reference
+
+    def _steps_per_epoch(self) -> int:
+        batches = int(self.trainer.num_training_batches)
+        return -(-batches // self.trainer.accumulate_grad_batches)  # the last one may be short
+
+    def _pace(self) -> dict[str, float]:
+        return {
+            "steps_per_epoch": self._steps_per_epoch(),
+            "global_batch": self.global_batch,
+            "lr": self._learning_rate(),
+        }
+
+    def on_train_start(self) -> None:
+        """Resumed with another global batch, go on at the same epoch of the schedule, at this batch's rate."""
+        old, new = self._resumed_pace, self._pace()
+        self._resumed_pace = None
+        if old is None or old == new:
+            return
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, LambdaLR)
+        epochs = scheduler.last_epoch / old["steps_per_epoch"]
+        scheduler.last_epoch = round(epochs * new["steps_per_epoch"])
+        scheduler.base_lrs = [new["lr"] for _ in scheduler.base_lrs]
+        rates = [new["lr"] * factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+            group["initial_lr"], group["lr"] = new["lr"], rate
+        scheduler._last_lr = list(rates)
+        log.info(
+            "resumed after %.4g epochs with a global batch of %d instead of %d: learning rate %.4g",
+            epochs,
+            new["global_batch"],
+            old["global_batch"],
+            rates[0],
+        )
 
 
 def find_classes(source: SampleSource, model: VisionModel) -> Sequence[int] | None:

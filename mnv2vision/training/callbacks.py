@@ -3,7 +3,7 @@
 import csv
 import logging
 import time
-from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from mnv2vision.atomic import atomic_path
 
@@ -63,16 +64,35 @@ class Averaging(WeightAveraging):
     """Exponential moving average of weights and statistics, which is evaluated and kept; after every step."""
 
     def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=True, multi_avg_fn=partial(_average, decay))
+        super().__init__()
+        self.decay = decay
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the average where the model is going to be: Lightning moves that after this."""
+        if stage == "fit":
+            self._average_model = _Average(pl_module, self.decay, trainer.strategy.root_device)
 
 
-# Lightning's own EMA rounds what does not change, such as frozen weights, and truncates the counters.
-@torch.no_grad()
-def _average(decay: float, averages: Any, current: Any, count: Any) -> None:
-    if averages[0].is_floating_point():
-        torch._foreach_lerp_(averages, current, 1 - decay)
-    else:
-        torch._foreach_copy_(averages, current)
+class _Average(AveragedModel):
+    """Torch's own waits for the device in every step; Lightning's EMA rounds frozen weights and truncates counters."""
+
+    def __init__(self, model: nn.Module, decay: float, device: torch.device) -> None:
+        super().__init__(model, device, use_buffers=True)
+        self.decay = decay
+        self.n_averaged = torch.tensor(0)  # on the CPU, as each step asks for it
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take over the first step's values, then move towards them; counters are copied."""
+        averages, current = ([*module.parameters(), *module.buffers()] for module in (self.module, model))
+        started = bool(self.n_averaged)
+        moved = [average.is_floating_point() and started for average in averages]
+        copied = [not is_moved for is_moved in moved]
+        if any(moved):
+            torch._foreach_lerp_(list(compress(averages, moved)), list(compress(current, moved)), 1 - self.decay)
+        if any(copied):
+            torch._foreach_copy_(list(compress(averages, copied)), list(compress(current, copied)))
+        self.n_averaged += 1
 
 
 class StopAtStep(Callback):
@@ -91,6 +111,28 @@ class StopAtStep(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Stop behind the last step."""
         trainer.should_stop |= trainer.global_step >= self.max_steps
+
+
+class ValidateLast(Callback):
+    """Validation of a run's last epoch, whatever `check_val_every_n_epoch` says: its weights are often the best."""
+
+    def __init__(self, every: int | None) -> None:
+        """Remember the rule of the other epochs.
+
+        Args:
+            every: Lightning's `check_val_every_n_epoch`.
+        """
+        self.every = every
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell the last epoch by the number of epochs."""
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        trainer.check_val_every_n_epoch = 1 if is_last else self.every
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Tell it by what stops the run; to be called after that."""
+        if trainer.should_stop:
+            trainer.check_val_every_n_epoch = 1
 
 
 class StopEarly(EarlyStopping):

@@ -138,6 +138,15 @@ def build_optimizer(
     raise ConfigError(f"optimizer.name={name!r} is unknown; valid: sgd, rmsprop_tf, adamw")
 
 
+WARMUP_SHARE = 0.2
+"""Of a run's steps: the longest warm-up, so that a shortened run still trains at its rate."""
+
+
+def warmup_steps(warmup_epochs: float, total_steps: int, steps_per_epoch: float) -> int:
+    """Steps of a warm-up of so many epochs, at most `WARMUP_SHARE` of the run."""
+    return min(round(warmup_epochs * steps_per_epoch), int(WARMUP_SHARE * total_steps))
+
+
 def schedule(
     *,
     name: str,
@@ -156,7 +165,8 @@ def schedule(
             "cosine" (half a cosine to `final`); "poly" ((1 - t) ** power, as DeepLab).
         total_steps: Optimiser steps of the run.
         steps_per_epoch: Optimiser steps of an epoch.
-        warmup_epochs: Linear rise from 0 over so many epochs, before the schedule, whose time they share.
+        warmup_epochs: Linear rise from 0 over so many epochs, at most a fifth of the run, before the schedule, whose
+            time they share.
         decay_rate: For exponential.
         decay_epochs: For exponential.
         power: For poly.
@@ -164,7 +174,7 @@ def schedule(
     """
     if name not in ("constant", "exponential", "cosine", "poly"):
         raise ConfigError(f"schedule.name={name!r} is unknown; valid: constant, exponential, cosine, poly")
-    warmup = round(warmup_epochs * steps_per_epoch)
+    warmup = warmup_steps(warmup_epochs, total_steps, steps_per_epoch)
 
     def factor(step: int) -> float:
         if step < warmup:
