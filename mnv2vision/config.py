@@ -109,6 +109,10 @@ def load_config(command: str, arguments: Sequence[str]) -> dict[str, Any]:
         if name is not None
     }
     base = _compose(command, [f"{group}={name}" for group, name in files.items()])
+    if choice.get("recipe") and "backbone" in choice:
+        # What the recipe says of its own backbone that the chosen one does not have.
+        own = OmegaConf.load(config_folder() / f"backbone/{choice['backbone']}.yaml")
+        base["backbone"] = {key: value for key, value in base["backbone"].items() if key in own}
     if "recipe" in choice:
         OmegaConf.update(base, "recipe", choice["recipe"], force_add=True)
     resumed = _resumed_config(values) if command == "train" else None

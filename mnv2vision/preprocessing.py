@@ -137,7 +137,10 @@ class Preprocessing:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Scale and shift (N, 3, H, W) uint8 images to the network's float32 input, on their device."""
-        scale, offset = _affine(self.mean, self.std, images.device)
+        # What is made while a model is traced, with stand-ins for tensors, must not be kept: it belongs to that graph.
+        is_traced = torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor
+        affine = _affine.__wrapped__ if is_traced else _affine
+        scale, offset = affine(self.mean, self.std, images.device)
         return (images * scale).add_(offset)  # one pass from uint8 to scaled float
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,5 +161,6 @@ def _as_tensor(image: NDArray[np.uint8]) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    std_tensor = torch.tensor(std, device=device).view(3, 1, 1)
-    return 1 / (255 * std_tensor), -torch.tensor(mean, device=device).view(3, 1, 1) / std_tensor
+    with torch.inference_mode(False):  # else training could not use what inference made
+        std_tensor = torch.tensor(std, device=device).view(3, 1, 1)
+        return 1 / (255 * std_tensor), -torch.tensor(mean, device=device).view(3, 1, 1) / std_tensor

@@ -253,3 +253,19 @@ def test_a_crops_corner_is_outside() -> None:
     assert Preprocessing().placement(300, 400) == (256, 341, -16, -58)  # (341 - 224) / 2 = 58.5, rounded to even
     assert Preprocessing().placement(400, 300) == (341, 256, -58, -16)
     assert Preprocessing(image_size=(64, 96), resize="stretch").placement(5, 500) == (64, 96, 0, 0)
+
+
+def test_normalising_in_an_export_leaves_nothing_behind() -> None:
+    """What was made for a graph must not be found by later calls."""
+    preprocessing = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+
+    class Normalise(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return preprocessing.normalize(images)
+
+    images = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    wanted = torch.tensor([0.9 / 0.4, 0.8 / 0.5, 0.7 / 0.6]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    exported = torch.export.export(Normalise(), (images,)).module()
+    for result in (preprocessing.normalize(images), exported(images)):
+        assert type(result) is torch.Tensor
+        torch.testing.assert_close(result, wanted)
