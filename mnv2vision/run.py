@@ -21,6 +21,7 @@ from pytorch_lightning.loggers import Logger
 from mnv2vision import visualize
 from mnv2vision.atomic import write_text
 from mnv2vision.backbones import BACKBONES, has_folded_batch_norm, recover_batch_norm
+from mnv2vision.checkpoints import check_resume, load_best, read_checkpoint
 from mnv2vision.data.batch import BatchDataset, BatchKey
 from mnv2vision.data.datamodule import DataModule
 from mnv2vision.data.sample import SampleSource
@@ -28,7 +29,7 @@ from mnv2vision.data.sources import check_parts, create_source
 from mnv2vision.data.transforms import EvaluationTransform
 from mnv2vision.detection.model import SSDLite
 from mnv2vision.detection.postprocess import check_max_detections
-from mnv2vision.errors import ConfigError, DataError, WeightsError, keyword_names
+from mnv2vision.errors import ConfigError, DataError, keyword_names
 from mnv2vision.models import MODELS, create_model
 from mnv2vision.preprocessing import as_pair
 from mnv2vision.segmentation.model import DeepLabV3
@@ -78,7 +79,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     kind = TASKS[config["task"]]
     run_dir = _run_dir(config, config["task"])
     checkpoints = run_dir / "checkpoints"
-    resumed = _read_checkpoint(config["resume"]) if config["resume"] else None
+    resumed = read_checkpoint(config["resume"]) if config["resume"] else None
     if resumed is None and any(checkpoints.glob("*.ckpt")) and _is_first_process() and not config["debug"]:
         raise ConfigError(
             f"run_dir={run_dir} holds a run: give another folder, or go on with resume={checkpoints / 'last.ckpt'}"
@@ -118,11 +119,11 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         callbacks.append(StopEarly(task.monitor, mode="max", patience=config["early_stopping"]["patience"]))
     trainer = _trainer(config, run_dir, callbacks, _loggers(config, run_dir))
     if resumed is not None:
-        _check_resume(config, resumed, task, trainer.world_size)
+        check_resume(config, resumed, task, trainer.world_size)
     _write_config(config, run_dir)
     _log_plan(config, run_dir, (len(source), len(val_source)), trainer)
     trainer.fit(task, data, ckpt_path=config["resume"], weights_only=True)
-    _load_best(task, trainer, config["resume"], history)
+    load_best(task, trainer, config["resume"], history)
     _save_model(task.model, run_dir / "model.safetensors")
     metrics = _evaluate(trainer, task, data, run_dir)
     data.log_skipped()
@@ -337,63 +338,6 @@ def _loggers(config: dict[str, Any], run_dir: Path) -> list[Logger]:
         else:
             raise ConfigError(f"loggers: {name!r} is unknown; valid: tensorboard, wandb, mlflow")
     return loggers
-
-
-def _read_checkpoint(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise ConfigError(f"resume={path}: no such checkpoint")
-    if path.endswith(".safetensors"):
-        raise ConfigError(f"resume={path}: is a model, not a checkpoint of a training run; start one with init_from=")
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds for corrupt files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"resume={path}: is no checkpoint of a training run ({reason})") from error
-    if not isinstance(checkpoint, dict) or {"state_dict", "fixed_options", "model", "DataModule"} - checkpoint.keys():
-        raise WeightsError(f"resume={path}: is no checkpoint of a training run of this version")
-    return checkpoint
-
-
-def _check_resume(config: dict[str, Any], checkpoint: dict[str, Any], task: Task, world_size: int) -> None:
-    path = config["resume"]
-    fixed, data = checkpoint["fixed_options"], checkpoint["DataModule"]
-    file.check_fit(checkpoint["state_dict"], task.state_dict(), f"resume={path}")
-    changed = [key for key, value in task.fixed_options.items() if fixed[key] != value]
-    if config["trainer"]["max_steps"] >= 0 and "pace" in checkpoint:  # which other batches would put elsewhere
-        batch = config["loader"]["batch_size"] * world_size * config["trainer"]["accumulate_grad_batches"]
-        if checkpoint["pace"]["global_batch"] != batch:
-            changed.append(f"the global batch of {checkpoint['pace']['global_batch']} (it ends by trainer.max_steps)")
-    if ("current_model_state" in checkpoint) != bool(config["ema"]["decay"]):  # the averages, or what they are of
-        changed.append("ema")
-    if data["batch"] and data["global_batch"] != config["loader"]["batch_size"] * world_size:
-        changed.append(f"the global batch of {data['global_batch']} (the checkpoint is amid an epoch)")
-    if changed:
-        raise ConfigError(f"resume={path}: a resumed run cannot change {', '.join(changed)}; start one with init_from=")
-
-
-def _load_best(task: Task, trainer: pl.Trainer, resumed: str | None, history: History) -> None:
-    # Without validation there is no best, but a last checkpoint; without a step to train, the one that is resumed.
-    written = {bool(callback.monitor): callback.best_model_path for callback in trainer.checkpoint_callbacks}  # type: ignore[attr-defined]
-    path = written.get(True) or written.get(False) or resumed
-    if not path:
-        return
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    task.load_state_dict(checkpoint["state_dict"])
-    kept, scores = checkpoint["epoch"] + 1, {row["epoch"]: row.get(task.monitor) for row in history.rows}
-    validated = {epoch: score for epoch, score in scores.items() if score is not None}
-    if kept not in validated:
-        log.info("kept the weights of epoch %d, the last: none was validated", kept)
-        return
-    last = max(validated)
-    log.info(
-        "kept the weights of epoch %d of %d, the best of %d validated: %s %.4f%s",
-        kept,
-        max(scores),
-        len(validated),
-        task.monitor,
-        validated[kept],
-        "" if kept == last else f" (epoch {last}: {validated[last]:.4f})",
-    )
 
 
 @rank_zero_only
