@@ -117,6 +117,10 @@ def test_the_last_epoch_is_validated(end: tuple[str, ...], tmp_path: Path, train
     assert json.loads((tmp_path / "metrics.json").read_text())["top1"] == pytest.approx(validated[kept])
     line = f"kept the weights of epoch {kept} of 4, the best of 2 validated: top1 {validated[kept]:.4f}"
     assert line in capsys.readouterr().err
+    if len(end) == 1:  # resumed, another epoch is the last
+        last = tmp_path / "checkpoints/last.ckpt"
+        assert train(f"resume={last}", "trainer.max_epochs=5") == 0
+        assert [int(row["epoch"]) for row in read_csv(tmp_path / "metrics.csv") if row["top1"]] == [3, 4, 5]
 
 
 def test_without_validation_the_last_is_kept(tmp_path: Path, train: Train, capsys: Capture) -> None:
