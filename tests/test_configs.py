@@ -242,6 +242,12 @@ def test_more_devices_do_not_change_what_a_recipe_means(recipe: str) -> None:
     assert config["optimizer"]["reference_batch"] is not None or config["trainer"]["devices"] == 1
 
 
+def test_a_pinned_number_of_devices_can_be_changed() -> None:
+    for value, wanted in (("auto", "auto"), ("2", 2), ("[0,1]", [0, 1])):
+        config = load_config("train", ["recipe=finetune", "dataset=imagenet", f"trainer.devices={value}"])
+        assert config["trainer"]["devices"] == wanted
+
+
 def test_every_file_says_what_it_is_for() -> None:
     for name in files():
         first = next(line for line in (config_folder() / name).read_text().splitlines() if "@package" not in line)

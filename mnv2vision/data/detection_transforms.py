@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from mnv2vision.data.sample import Sample
+from mnv2vision.data.transforms import torch_draws
 from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import Preprocessing
 
@@ -24,6 +25,7 @@ _COVERAGES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 _ATTEMPTS = 100
 _RATIOS = (0.5, 2.0)
 _LEAST_AREA = 0.1
+_LEAST_SIDE = 4  # pixels; torchvision's windows of 0.3 of less have none
 
 
 class Window(NamedTuple):
@@ -79,16 +81,17 @@ def coverage_crop(
 
 def _shown(boxes: NDArray[np.float32], windows: NDArray[np.float64]) -> NDArray[np.float64]:
     """(m, n) shares of n boxes that show in each of m windows."""
+    boxes = boxes.astype(np.float64)  # else areas are rounded, and a box in full view seems to show less than all
     low = np.maximum(windows[:, None, :2], boxes[None, :, :2])
     high = np.minimum(windows[:, None, 2:], boxes[None, :, 2:])
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1, dtype=np.float64)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     return np.asarray(np.clip(high - low, 0, None).prod(axis=2) / np.maximum(areas, 1e-9))
 
 
 def iou_crop(boxes: NDArray[np.float32], height: int, width: int, seed: int) -> tuple[Window, NDArray[np.bool_]]:
     """A window as torchvision's `RandomIoUCrop` draws it, which overlaps some object by a minimum IoU drawn at random.
 
-    Objects whose centre lies outside are dropped. An image without objects stays whole.
+    Objects whose centre lies outside are dropped. An image without objects stays whole, and so does a tiny one.
 
     Args:
         boxes: (n, 4) (x1, y1, x2, y2) in pixels.
@@ -100,11 +103,10 @@ def iou_crop(boxes: NDArray[np.float32], height: int, width: int, seed: int) -> 
         The window, and which objects stay (n,).
     """
     whole = Window(0, 0, width, height), np.ones(len(boxes), bool)
-    if not len(boxes):
+    if not len(boxes) or min(height, width) < _LEAST_SIDE:
         return whole
     objects = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=(height, width))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch_draws(seed):
         found = v2.RandomIoUCrop().make_params([objects])
     if not found:
         return whole
@@ -225,4 +227,4 @@ def _span(start: int, stop: int, length: int, resized: int) -> slice:
 def _flip(image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     width = np.float32(image.shape[1])
     turned = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
-    return np.ascontiguousarray(image[:, ::-1]), turned
+    return np.asarray(cv2.flip(image, 1), np.uint8), turned

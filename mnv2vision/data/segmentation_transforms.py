@@ -89,8 +89,7 @@ class SegmentationAugmentation:
         size = (max(1, size[0]), max(1, size[1]))
         image, mask = sample.image, sample.mask
         if size != (width, height):
-            shrinks = size[0] < width
-            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+            image = self.preprocessing.resized(image, size[1], size[0])  # as in evaluation
             mask = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT))
         self._compose.set_random_seed(seed)
         done = self._compose(image=image, mask=mask)

@@ -22,7 +22,7 @@ from mnv2vision.data.sample import BoxKind, Sample
 from mnv2vision.data.shapes import Shapes
 from mnv2vision.data.transforms import ClassificationAugmentation, EvaluationTransform
 from mnv2vision.errors import ConfigError, DataError
-from mnv2vision.preprocessing import Preprocessing
+from mnv2vision.preprocessing import Preprocessing, as_pair
 
 SIZE = (40, 48)
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
@@ -357,6 +357,23 @@ def test_augmentations_change_images_as_they_should() -> None:
         assert 0.17 < width * height / 64**2 < 0.43
         assert 0.68 < width / height < 1.47
     assert crop(sample, 1).label == 1
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("image_size", [None, 40, (40, 24)])
+def test_a_crop_is_resized_as_in_evaluation(interpolation: Any, antialias: bool, image_size: Any) -> None:
+    """A crop that is the whole image gives what the model's preprocessing makes of it."""
+    image = np.random.default_rng(3).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    sample = Sample(image, image_id=0, path="x", label=1)
+    preprocessing = Preprocessing(image_size=(48, 64), interpolation=interpolation, antialias=antialias)
+    augmentation = ClassificationAugmentation(
+        preprocessing, image_size=image_size, crop_scale=(1.0, 1.0), crop_ratio=(4 / 3, 4 / 3), flip=0.0
+    )
+    size = (48, 64) if image_size is None else as_pair(image_size)
+    wanted = replace(preprocessing, image_size=size, resize="stretch").prepare(image)
+    image.flags.writeable = False
+    np.testing.assert_array_equal(augmentation(sample, 5).image, wanted)
 
 
 # ---- boxes ----

@@ -175,6 +175,20 @@ def test_the_crop_of_tensorflow() -> None:
     assert np.max(areas) > 0.85
 
 
+def test_an_object_in_full_view_covers_all_of_itself() -> None:
+    """At fractions of a pixel, too, as COCO's boxes have them: where 1.0 is asked for, no rounding drops objects."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 300, (2000, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(1, 300, (2000, 2))], axis=1).astype(np.float32)
+    seeds = [seed for seed in range(200) if np.random.default_rng(seed).integers(7) == 6]
+    assert len(seeds) > 10
+    for seed in seeds:
+        window, kept = coverage_crop(boxes, 640, 640, np.random.default_rng(seed))
+        inside = ((boxes[:, :2] >= window[:2]) & (boxes[:, 2:] <= window[2:])).all(axis=1)
+        assert inside.any()
+        np.testing.assert_array_equal(kept, inside)
+
+
 def test_the_crop_of_torchvision() -> None:
     """Objects stay whose centre shows; the sides are 0.3 to 1 of the image's, at ratios of 0.5 to 2."""
     height, width = 240, 320
@@ -372,8 +386,11 @@ def test_images_without_boxes(rule: str) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (2, 2), (1, 90), (90, 1)])
 @pytest.mark.parametrize("boxes", [[], [(0, 0, 1, 1)]], ids=["no boxes", "a box"])
-def test_tiny_images(size: tuple[int, int], boxes: list[tuple[int, int, int, int]]) -> None:
-    augmentation = DetectionAugmentation(Preprocessing(image_size=(8, 8), resize="stretch"), crop=1.0, expand=0.5)
+@pytest.mark.parametrize("crop_by", ["coverage", "iou"])
+def test_tiny_images(size: tuple[int, int], boxes: list[tuple[int, int, int, int]], crop_by: Any) -> None:
+    augmentation = DetectionAugmentation(
+        Preprocessing(image_size=(8, 8), resize="stretch"), crop=1.0, crop_by=crop_by, expand=0.5
+    )
     sample = painted(boxes, *size)
     for seed in range(40):
         assert augmentation(sample, seed).image.shape == (8, 8, 3)
@@ -428,6 +445,7 @@ def test_any_image_and_any_boxes(data: st.DataObject, height: int, width: int, s
         ({"crop": -0.1}, r"augmentation\.crop=-0\.1 is no probability"),
         ({"crop": 1.1}, r"augmentation\.crop=1\.1 is no probability"),
         ({"expand": 2}, r"augmentation\.expand=2 is no probability"),
+        ({"crop_by": "area"}, r"augmentation\.crop_by=area is unknown; valid: coverage, iou"),
         ({"flip": -1}, r"augmentation\.flip=-1 is no probability"),
         ({"flip": float("nan")}, r"augmentation\.flip=nan is no probability"),
         ({"max_expansion": 0.5}, r"augmentation\.max_expansion=0\.5 is not in 1\.\.8"),

@@ -202,6 +202,15 @@ def test_fit(preprocessing: Preprocessing, size: tuple[int, int], wanted: tuple[
     assert shown(half, position(*size), 0) == tuple(round(side / 2) for side in wanted)
 
 
+@pytest.mark.parametrize("antialias", [True, False])
+def test_images_are_resized_as_in_evaluation(antialias: bool) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (150, 250, 3), dtype=np.uint8)
+    sample = Sample(image, image_id=5, path="x.jpg", mask=np.zeros((150, 250), np.uint8))
+    preprocessing = replace(WIDE, antialias=antialias)
+    done = SegmentationAugmentation(preprocessing, fit=True, **OFF)(sample, 0)
+    np.testing.assert_array_equal(done.image, preprocessing.prepare(image))  # 150 x 250 fills 48 x 80
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (300, 2), (2, 2)])
 def test_extreme_sizes(size: tuple[int, int]) -> None:
     for fit in (False, True):
