@@ -211,7 +211,7 @@ def _check(key: str, value: Any, item: Override, base: DictConfig) -> None:
             _check(f"{key}.{name}", inner, item, base)
         return
     if parent == "trainer":  # a recipe's own value, such as devices: 1, does not say what else is possible
-        default = OmegaConf.load(config_folder() / "trainer/default.yaml").get(leaf, default)
+        default = OmegaConf.select(OmegaConf.load(config_folder() / "trainer/default.yaml"), leaf, default=default)
     plain = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
     example = _EXAMPLES.get(key, plain)
     optional = key in _EXAMPLES or plain is None or parent == "trainer"
