@@ -232,12 +232,12 @@ def _new_model(config: dict[str, Any], names: tuple[str, ...], resumed: dict[str
     if not same_task:  # the backbone's conventions carry over, what was chosen for the other task does not
         own = set(keyword_names(BACKBONES[backbone])) - {"taps", "output_stride"}
         inherited = {key: value for key, value in inherited.items() if key in own} | {"backbone": backbone}
-    width = weights.config.get("width", 1.0)
-    if options.get("width", width) != width:
-        raise ConfigError(
-            f"backbone.width={options['width']}, but {config['init_from']} holds width {width};"
-            f" say backbone.width={width}"
-        )
+    for key in ("width", "depth"):
+        held = weights.config.get(key, 1.0)
+        if options.get(key, held) != held:
+            raise ConfigError(
+                f"backbone.{key}={options[key]}, but {config['init_from']} holds {key} {held}; say backbone.{key}={held}"
+            )
     preprocessing = weights.preprocessing | ({} if same_task else defaults) | preprocessing
     model = create_model(config["task"], names=names, preprocessing=preprocessing, **(inherited | options))
     log.info(file.initialize_from(model, weights, config["init_from"]))

@@ -324,3 +324,5 @@ def test_weights_of_another_width(tmp_path: Path, capsys: pytest.CaptureFixture[
     mv.save(mv.create_model("classification", width=0.35, num_classes=3), weights)
     assert main(["train", f"init_from={weights}", f"run_dir={tmp_path / 'run'}"]) == 2
     assert capsys.readouterr().err.strip().endswith("holds width 0.35; say backbone.width=0.35")
+    assert main(["train", f"init_from={weights}", "backbone.width=0.35", f"run_dir={tmp_path / 'run'}"]) == 2
+    assert capsys.readouterr().err.strip().endswith("holds depth 1.0; say backbone.depth=1.0")

@@ -124,6 +124,10 @@ class ValidateLast(Callback):
         """
         self.every = every
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Resumed in its middle, an epoch does not start."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell the last epoch by the number of epochs."""
         is_last = trainer.current_epoch + 1 == trainer.max_epochs

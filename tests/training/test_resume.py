@@ -127,9 +127,10 @@ def test_resumed_at_the_end_of_an_epoch(
 
 
 def test_more_epochs(whole: Path, tmp_path: Path, train: Train) -> None:
-    constant = "schedule.name=constant"  # another total would stretch a cosine
-    assert train(f"run_dir={tmp_path / 'long'}", constant) == 0
-    assert train(f"run_dir={tmp_path / 'short'}", constant, "trainer.max_epochs=1") == 0
+    # Another total would stretch a cosine, and a warm-up of a fifth of the run.
+    constant = ("schedule.name=constant", "schedule.warmup_epochs=0.0")
+    assert train(f"run_dir={tmp_path / 'long'}", *constant) == 0
+    assert train(f"run_dir={tmp_path / 'short'}", *constant, "trainer.max_epochs=1") == 0
     assert train(f"resume={tmp_path / 'short/checkpoints/last.ckpt'}", "trainer.max_epochs=2") == 0
     assert_same_runs(tmp_path / "long", tmp_path / "short")
 
@@ -214,7 +215,9 @@ def test_refused_changes(
 
 def test_resumed_without_the_weights_it_started_from(tmp_path: Path, train: Train) -> None:
     weights = tmp_path / "start.safetensors"
-    start = mv.create_model("classification", names=("a", "b"), width=0.35, padding="tf", norm_eps=1e-3, image_size=32)
+    start = mv.create_model(
+        "classification", names=("a", "b"), width=0.35, depth=0.5, padding="tf", norm_eps=1e-3, image_size=32
+    )
     mv.save(start, weights)
     assert train(f"run_dir={tmp_path / 'whole'}", f"init_from={weights}", "trainer.max_epochs=2") == 0
     assert train(f"run_dir={tmp_path / 'parts'}", f"init_from={weights}", "trainer.max_epochs=1") == 0

@@ -199,7 +199,7 @@ def test_unreadable_files_are_skipped(photos: Path, tmp_path: Path, train: Train
 
 def test_init_from_folded_weights(tmp_path: Path, train: Train, capsys: Capture, randomize: Any) -> None:
     torch.manual_seed(0)
-    model = create_model("classification", width=0.35, names=["a", "b"], image_size=32)
+    model = create_model("classification", width=0.35, depth=0.5, names=["a", "b"], image_size=32)
     randomize(model)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -217,7 +217,7 @@ def test_init_from_folded_weights(tmp_path: Path, train: Train, capsys: Capture,
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_frozen_blocks_stay(ema: float, tmp_path: Path, train: Train) -> None:
     arguments = ["freeze=4", "trainer.max_epochs=1", f"ema.decay={ema}"]
-    model = create_model("classification", width=0.35, names="abcdef", image_size=32)
+    model = create_model("classification", width=0.35, depth=0.5, names="abcdef", image_size=32)
     file.save(model, tmp_path / "start.safetensors")
     assert train(*arguments, f"init_from={tmp_path / 'start.safetensors'}", f"run_dir={tmp_path / 'run'}") == 0
     before, after = (load_file(tmp_path / name) for name in ("start.safetensors", "run/model.safetensors"))
