@@ -236,7 +236,8 @@ def _new_model(config: dict[str, Any], names: tuple[str, ...], resumed: dict[str
         held = weights.config.get(key, 1.0)
         if options.get(key, held) != held:
             raise ConfigError(
-                f"backbone.{key}={options[key]}, but {config['init_from']} holds {key} {held}; say backbone.{key}={held}"
+                f"backbone.{key}={options[key]}, but {config['init_from']} holds {key} {held};"
+                f" say backbone.{key}={held}"
             )
     preprocessing = weights.preprocessing | ({} if same_task else defaults) | preprocessing
     model = create_model(config["task"], names=names, preprocessing=preprocessing, **(inherited | options))

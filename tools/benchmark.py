@@ -3,7 +3,7 @@
     python tools/benchmark.py                                   # all three tasks; 6 minutes on two cores
     python tools/benchmark.py task=detection                    # one of them
     python tools/benchmark.py data=<folder with train/>         # the input pipeline as well, on these photos
-    python tools/benchmark.py task=threads                      # how threads should wait; 15 minutes
+    python tools/benchmark.py task=threads                      # how threads should wait; 10 minutes
 
 Leave the machine alone meanwhile. Ratios above 1 mean that mnv2vision is faster.
 """
