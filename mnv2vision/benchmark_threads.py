@@ -1,6 +1,7 @@
 """How torch's threads should wait: training and inference by setting, alone and beside busy processes."""
 
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -12,9 +13,10 @@ from typing import NamedTuple
 
 from mnv2vision.threads import WAITING
 
+log = logging.getLogger(__name__)
+
 SETTINGS: dict[str, dict[str, str]] = {
     "mnv2vision": WAITING,
-    "GNU's own": {},
     "spin 30000": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "30000"},
     "spin 0": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
     "one thread": {"OMP_NUM_THREADS": "1"},
@@ -32,7 +34,7 @@ class Row(NamedTuple):
     rates: tuple[float, ...]
 
 
-def measure(rounds: int = 1, seconds: float = 4.0) -> list[Row]:
+def measure(rounds: int = 1, seconds: float = 3.0) -> list[Row]:
     """Rates of all workloads at all settings, each setting in a process of its own, in turn.
 
     Args:
@@ -44,7 +46,9 @@ def measure(rounds: int = 1, seconds: float = 4.0) -> list[Row]:
         for others in OTHERS:
             with _busy(others):
                 for setting, variables in SETTINGS.items():
-                    for workload, rate in _run(variables, seconds).items():
+                    rates = _run(variables, seconds)
+                    log.info("%s beside %d: %s", setting, others, [f"{rate:.3g}" for rate in rates.values()])
+                    for workload, rate in rates.items():
                         found.setdefault((workload, setting, others), []).append(rate)
     workloads = dict.fromkeys(workload for workload, _, _ in found)
     return [
@@ -90,10 +94,9 @@ def _rates(seconds: float) -> dict[str, float]:
 
 
 def _rate(call: Callable[[], object], images: int, seconds: float) -> float:
-    for _ in range(3):
-        call()
+    call()
     start, calls = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds or calls < 3:
+    while time.perf_counter() - start < seconds:
         call()
         calls += 1
     return images * calls / (time.perf_counter() - start)

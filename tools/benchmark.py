@@ -9,6 +9,7 @@ Leave the machine alone meanwhile. Ratios above 1 mean that mnv2vision is faster
 """
 
 import importlib.util
+import logging
 import sys
 from collections.abc import Iterator
 
@@ -43,6 +44,7 @@ def results(tasks: tuple[str, ...], data: str | None) -> Iterator[Result]:
 
 def print_threads() -> None:
     """Print images per second by setting and load, each with its share of the best setting's."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     rows = benchmark_threads.measure()
     loads = " | ".join("alone" if not n else f"beside {n}" for n in benchmark_threads.OTHERS)
     print(f"| workload | setting | {loads} |\n|---|---|{'---|' * len(benchmark_threads.OTHERS)}")
