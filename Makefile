@@ -22,7 +22,7 @@ demo: $(VENV)/installed
 	rm -rf $(DEMO)
 	$(BIN)/python tools/train.py recipe=shapes task=detection run_dir=$(DEMO)/train
 	$(BIN)/python tools/eval.py task=detection checkpoint=$(DEMO)/train/model.safetensors run_dir=$(DEMO)/eval
-	$(BIN)/python -c "from PIL import Image; from mnv2vision.data.shapes import Shapes; \
+	$(BIN)/python -c "from PIL import Image; from mnv2vision.data.formats.shapes import Shapes; \
 		[Image.fromarray(Shapes('val', 8, 256)[i].image).save('$(DEMO)/%d.png' % i) for i in range(8)]"
 	$(BIN)/python tools/predict.py checkpoint=$(DEMO)/train/model.safetensors images='$(DEMO)/*.png' \
 		output=$(DEMO)/predictions

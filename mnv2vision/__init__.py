@@ -7,30 +7,40 @@ FeatureSpec(channels=1280, stride=32)
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mnv2vision.backbones import Backbone, FeatureSpec, create_backbone, fold_batch_norm, recover_batch_norm
     from mnv2vision.backbones.split import split_inference
-    from mnv2vision.costs import Complexity, complexity
-    from mnv2vision.models import create_model
-    from mnv2vision.predictor import Predictor
+    from mnv2vision.data.sample import Boxes, Sample
+    from mnv2vision.engine.api import Run, evaluate, export, train
+    from mnv2vision.engine.export import Exported
+    from mnv2vision.inference.predictor import Predictor
+    from mnv2vision.models.complexity import Complexity, complexity
+    from mnv2vision.models.create import create_model
     from mnv2vision.preprocessing import Preprocessing
+    from mnv2vision.weights.entries import list_weights
     from mnv2vision.weights.file import save
     from mnv2vision.weights.hub import push_to_hub
-    from mnv2vision.weights.registry import list_weights, load
+    from mnv2vision.weights.registry import load
 
-__version__ = "0.1.0"
+from mnv2vision.version import __version__ as __version__
 
 __all__ = [
     "Backbone",
+    "Boxes",
     "Complexity",
+    "Exported",
     "FeatureSpec",
     "Predictor",
     "Preprocessing",
+    "Run",
+    "Sample",
     "complexity",
     "create_backbone",
     "create_model",
+    "evaluate",
+    "export",
     "fold_batch_norm",
     "list_weights",
     "load",
@@ -38,6 +48,7 @@ __all__ = [
     "recover_batch_norm",
     "save",
     "split_inference",
+    "train",
 ]
 
 # Where each public name lives: `import mnv2vision` itself imports nothing heavy.
@@ -50,23 +61,29 @@ _HOMES = {
         "recover_batch_norm",
     ),
     "mnv2vision.backbones.split": ("split_inference",),
-    "mnv2vision.costs": ("Complexity", "complexity"),
-    "mnv2vision.models": ("create_model",),
-    "mnv2vision.predictor": ("Predictor",),
+    "mnv2vision.data.sample": ("Boxes", "Sample"),
+    "mnv2vision.engine.api": ("Run", "evaluate", "export", "train"),
+    "mnv2vision.engine.export": ("Exported",),
+    "mnv2vision.models.complexity": ("Complexity", "complexity"),
+    "mnv2vision.models.create": ("create_model",),
+    "mnv2vision.inference.predictor": ("Predictor",),
     "mnv2vision.preprocessing": ("Preprocessing",),
+    "mnv2vision.weights.entries": ("list_weights",),
     "mnv2vision.weights.file": ("save",),
     "mnv2vision.weights.hub": ("push_to_hub",),
-    "mnv2vision.weights.registry": ("list_weights", "load"),
+    "mnv2vision.weights.registry": ("load",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'mnv2vision' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a checker would take any name for there
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module 'mnv2vision' has no attribute {name!r}")
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

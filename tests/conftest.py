@@ -62,3 +62,25 @@ def _randomize(module: nn.Module) -> None:
 def randomize() -> Randomize:
     """Give a module random weights and random running statistics, the same ones every time."""
     return _randomize
+
+
+@pytest.fixture(scope="session")
+def exported() -> Callable[..., Path]:
+    """Writes a model's folder, without the proof that `export` measures."""
+
+    def exported(
+        model: nn.Module, folder: Path, *, name: str = "onnx", layout: str = "NHWC", post: str = "raw"
+    ) -> Path:
+        from mnv2vision.deploy.export import Target, write
+        from mnv2vision.deploy.graph import ExportGraph
+        from mnv2vision.deploy.predict_script import predict_script
+        from mnv2vision.deploy.written import ExportOptions
+
+        folder.mkdir(parents=True)
+        graph = ExportGraph(model, layout=layout, post=post)  # type: ignore[arg-type]
+        bundle = write(graph, folder, Target(name, "float"), ExportOptions(), provenance={})
+        if (script := predict_script(bundle)) is not None:
+            (folder / "predict.py").write_text(script, encoding="utf-8")
+        return folder
+
+    return exported

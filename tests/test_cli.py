@@ -11,8 +11,11 @@ import pytest
 from PIL import Image
 
 import mnv2vision as mv
-from mnv2vision.cli import main
-from mnv2vision.config import load_config
+from mnv2vision.cli.command import run_command
+from mnv2vision.cli.main import COMMANDS, main
+from mnv2vision.config.compose import load_config
+from mnv2vision.config.options import values
+from mnv2vision.config.schema import Eval
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "pytorch_lightning", "albumentations", "hydra", "matplotlib")
@@ -46,6 +49,29 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     after = {path for path in Path().rglob("*") if "mnv2vision_home" not in path.parts}
     assert after == before
     return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset by peer"), RuntimeError("Connection refused")])
+def test_errors_of_a_single_process_are_its_own(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    """What sounds as if another process of a run had ended is not put down to one where there is none."""
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        run_command(fail)
+    assert "another process" not in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough() -> None:
+    """As `… --help | head -1`: no traceback."""
+    command = [sys.executable, str(ROOT / "tools/train.py"), "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
 
 
 # ---- what a process imports ----
@@ -91,8 +117,12 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeyp
     for given in (arguments, None):
         assert main(given) == (0 if asked else 2)
         out, err = capsys.readouterr()
-        unknown = "error: fly is no command; " if arguments == ["fly"] else ""
-        assert (out if asked else err).startswith(f"{unknown}usage: mnv2vision train|eval|predict|convert")
+        wanted = "usage: mnv2vision train|eval|predict|convert|export|benchmark|reproduce"
+        if arguments == ["fly"]:
+            wanted = (
+                "error: unknown command 'fly'; valid: train, eval, predict, convert, export, benchmark, reproduce\n"
+            )
+        assert (out if asked else err).startswith(wanted)
         assert not (err if asked else out)
 
 
@@ -106,14 +136,25 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeyp
         ("eval", ["dataset=coco|imagenet|shapes|voc", "checkpoint:", "batch_size: 32"]),
         ("predict", ["images:", "output: predictions"]),
         ("convert", ["source:", "keep_background:"]),
+        ("benchmark", ["task:", "threads", "data:"]),
+        ("reproduce", ["table:", "latency:", "evaluate:"]),
     ],
 )
 def test_help_shows_groups_and_options(command: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     out, err = capsys.readouterr()
-    assert f"python tools/{command}.py" in out
+    assert f"  mnv2vision {command}" in out
     assert [word for word in words if word not in out] == []
     assert err == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_what_was_typed(command: str) -> None:
+    tool = ROOT / f"tools/{command}.py"
+    assert len(tool.read_text().splitlines()) <= 20
+    out = subprocess.run([sys.executable, str(tool), "--help"], capture_output=True, text=True, check=True).stdout
+    assert f"  python tools/{command}.py" in out
+    assert "mnv2vision" not in out.replace("mnv2vision is faster", "")
 
 
 def test_help_explains_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +193,10 @@ def test_help_follows_the_choice_of_a_group(capsys: pytest.CaptureFixture[str]) 
         (["optimizer={lrr: 0.1}"], "unknown key optimizer.lrr; did you mean optimizer.lr?"),
         (["batch_size"], "key=value"),
         (["=3"], "unknown key"),
-        (["loader.batch_size=many"], "loader.batch_size takes a whole number, such as 32, not 'many'"),
+        (
+            ["loader.batch_size=many"],
+            "loader.batch_size=many: loader.batch_size takes a whole number in 1..1048576, not many",
+        ),
         (["loader.batch_size=2.5"], "loader.batch_size takes a whole number"),
         (["loader.batch_size=true"], "loader.batch_size takes a whole number"),
         (["loader.batch_size=null"], "loader.batch_size takes a whole number"),
@@ -160,6 +204,8 @@ def test_help_follows_the_choice_of_a_group(capsys: pytest.CaptureFixture[str]) 
         (["optimizer.lr=high"], "optimizer.lr takes a number"),
         (["optimizer.lr=[0.1]"], "optimizer.lr takes a number"),
         (["optimizer=sgd"], "optimizer is a section; set one of name, lr"),
+        (["dataset.name=voc"], "dataset.name=voc: choose with dataset="),
+        (["optimizer.name={sgd: 1}"], "optimizer.name takes a word"),
         (["optimizer.name=[sgd]"], "optimizer.name takes a word"),
         (["channels_last=1"], "channels_last takes true or false"),
         (["loggers=tensorboard"], "loggers takes a list"),
@@ -204,15 +250,46 @@ def test_keys_and_values(arguments: list[str], message: str, capsys: pytest.Capt
         (["loss.label_smoothing=2"], "label_smoothing=2"),
         (["data.on_error=ignore"], "on_error='ignore' is unknown; valid: raise, skip"),
         (["loggers=[paper]"], "loggers: 'paper' is unknown; valid: tensorboard, wandb, mlflow"),
-        (["trainer.accelerator=quantum"], "trainer: "),
-        (["trainer.precision=17"], "trainer: "),
-        (["trainer.max_epochs=-7"], "trainer: "),
+        (["trainer.accelerator=quantum"], "trainer.accelerator=quantum: trainer.accelerator takes "),
+        (["trainer.precision=17"], "trainer.precision=17: trainer.precision takes "),
+        (["trainer.max_epochs=-7"], "trainer.max_epochs=-7: trainer.max_epochs takes "),
         (["+trainer.speed=fast"], "trainer: "),
-        (["trainer.devices=nine"], "trainer: "),
+        (["trainer.devices=nine"], "trainer.devices=nine: trainer.devices takes "),
+        (["trainer.accelerator=tpu"], "trainer.accelerator takes auto, cpu, gpu, cuda, mps, not tpu"),
+        (["trainer.precision=bf16-true"], "trainer.precision takes auto, 32, 32-true, bf16-mixed, 16-mixed, not bf16"),
+        (["trainer.devices=100000"], "trainer.devices takes auto or a whole number in 1.."),
+        (["trainer.devices=0"], "trainer.devices=0"),
+        (["trainer.limit_train_batches=0"], "trainer.limit_train_batches takes a whole number in 1.."),
+        (["trainer.limit_train_batches=-0.5"], "trainer.limit_train_batches takes"),
+        (
+            ["trainer.limit_val_batches=0.5"],
+            "trainer.limit_val_batches=0.5 of 1 batch is less than one batch; give a share of 1 or more",
+        ),
+        (
+            ["trainer.limit_train_batches=0.3"],
+            "trainer.limit_train_batches=0.3 of 2 batches is less than one batch; give a share of 0.5",
+        ),
+        (["+trainer.max_time=1.5"], "trainer: "),
+        (["+trainer.callbacks=1"], "trainer: callbacks cannot be set"),
+        (["loader.workers=1_000_000"], "loader.workers takes a whole number in 0.."),
+        (["ema.decay=nan"], "ema.decay takes a number of 0 or more and below 1, not nan"),
+        (["ema.decay=2"], "ema.decay takes a number of 0 or more and below 1, not 2"),
+        (["optimizer.lr=inf"], "optimizer.lr takes a number of 0 or more, not inf"),
+        (["optimizer.lr=nan"], "optimizer.lr takes"),
+        (["seed=-1"], "seed takes a whole number in 0..4294967295, not -1"),
+        (["preprocessing.mean=[0.5]"], "preprocessing.mean takes a list of 3 values, each a number"),
+        (["preprocessing.std=[1,0,1]"], "preprocessing.std takes a list of 3 values"),
+        (["backbone.norm_eps=-1"], "backbone.norm_eps takes a number of 1 or less and above 0"),
+        (["early_stopping.patience=-3"], "early_stopping.patience takes a whole number in 1.."),
+        (
+            ["augmentation.scale_step=1e-320", "task=segmentation"],
+            "augmentation.scale_step takes 0 or a number in 0.001",
+        ),
+        (["schedule.decay_epochs=0"], "schedule.decay_epochs takes"),
         (["init_from=absent.safetensors"], "absent.safetensors: no such model file"),
         (["init_from=junk.safetensors"], "junk.safetensors: corrupt, or not a safetensors file"),
         (["resume=absent.ckpt"], "resume=absent.ckpt: no such checkpoint"),
-        (["resume=junk.ckpt"], "resume=junk.ckpt: is no checkpoint"),
+        (["resume=junk.ckpt"], "resume=junk.ckpt: not a checkpoint"),
     ],
 )
 def test_values_that_cannot_work(
@@ -235,13 +312,16 @@ def test_numbers_as_names_of_files(capsys: pytest.CaptureFixture[str], place: Pa
     [
         ([], "dataset=imagenet needs dataset.root=<folder"),
         (["dataset.root=nowhere"], "nowhere: the data set's root folder does not exist"),
-        (["dataset.root=photos", "dataset.train_split=training"], "no split 'training'; the folders there are: train"),
+        (["dataset.root=photos", "dataset.train_split=training"], "no split 'training'; folders found: train"),
         (["dataset.root=photos", "dataset.classes=[ant,cow]"], "no class cow; the classes are: ant, bee"),
         (["dataset.root=photos", "dataset.classes=ant"], "dataset.classes takes a list"),
-        (["dataset.root=bare"], "expected class folders with images"),
+        (["dataset.root=bare"], "no class folders and no images"),
         (["dataset.root=hollow"], "no images in cow"),
-        (["dataset.root=differing"], "the splits differ in their classes: cow only in train; bee only in val"),
-        (["dataset.root=photos", "model.num_classes=5"], "model.num_classes=5, but the data set has 2 classes"),
+        (["dataset.root=differing"], "the splits have different classes: cow only in train; bee only in val"),
+        (
+            ["dataset.root=photos", "init_from=none", "model.num_classes=5"],
+            "model.num_classes=5, but the data set has 2 classes",
+        ),
     ],
 )
 def test_data(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], place: Path) -> None:
@@ -257,7 +337,14 @@ def test_data(arguments: list[str], message: str, capsys: pytest.CaptureFixture[
 def test_a_damaged_image_during_training(capsys: pytest.CaptureFixture[str], place: Path) -> None:
     broken = place / "photos/train/bee/1.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
-    small = ["backbone.width=0.35", "model.image_size=32", "loader.batch_size=2", "trainer.max_epochs=1", "loggers=[]"]
+    small = [
+        "init_from=none",
+        "backbone.width=0.35",
+        "model.image_size=32",
+        "loader.batch_size=2",
+        "trainer.max_epochs=1",
+        "loggers=[]",
+    ]
     arguments = ["train", "dataset=imagenet", "dataset.root=photos", "run_dir=run", "loader.workers=0", *small]
     assert main(arguments) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -311,7 +398,7 @@ def test_evaluation_writes_what_counting_gives(checkpoint: Path, place: Path) ->
 @pytest.mark.parametrize("dataset", ["shapes", "imagenet"])
 def test_evaluation_keeps_the_models_own_input(dataset: str) -> None:
     """What a data set proposes for training must not change a model that is there."""
-    config = load_config("eval", [f"dataset={dataset}"])
+    config = values(load_config(Eval, [f"dataset={dataset}"]))
     assert config["model"]["image_size"] is None
     assert set(config) == {
         "checkpoint", "task", "run_dir", "seed", "model", "inference", "loader", "data", "dataset", "trainer"

@@ -1,8 +1,15 @@
-"""The examples of the documentation run, and print what the page says they print."""
+"""The examples of the documentation run, and print what the page says they print; so do its shell commands."""
 
 import contextlib
 import io
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +19,55 @@ import torch
 from PIL import Image
 
 import mnv2vision as mv
+from mnv2vision.common.cache import home
+from mnv2vision.config.compose import load_config
+from mnv2vision.config.schema import COMMANDS
+from mnv2vision.inference.runtimes.base import formats_table
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/backbones.md", "docs/detection.md", "docs/memory.md", "docs/segmentation.md")
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+# Their examples need files and accounts that a test does not have; their commands are checked, but not run.
+NOT_RUN = ("docs/weights.md", "docs/published_weights.md", "docs/options.md")
 # A block of Python; a block of plain text right behind it is its output.
-EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+EXAMPLE = re.compile(
+    r"^```python(?: needs-weights)?\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE
+)
+SHELL = re.compile(r"^```(?:sh|bash)((?: [\w-]+)*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+NEEDS = {
+    "needs-weights": "published weights, for which the test has small stand-ins: it is run",
+    "needs-data": "a data set",
+    "needs-network": "a download or an account",
+    "needs-gpu": "GPUs or several nodes",
+    "needs-time": "minutes, or packages to compare with",
+}
+CONFIGURED = ("train", "eval", "predict", "convert", "export", "benchmark")
+# Appended to the commands of a page, of which the last value of a key counts.
+_FEW = ["trainer.limit_val_batches=1", "loader.batch_size=4", "loader.workers=0"]
+SMALL = {
+    "train": ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "model.image_size=64", *_FEW],
+    "eval": _FEW,
+}
+
+
+def stand_in() -> None:
+    """Keep small models with random weights by the names of the published ones that the pages load."""
+    names = {name for page in PAGES for name in re.findall(r"\b(?:timm|tensorflow)/[\w.-]+", read(page))}
+    entries = [entry for entry in mv.list_weights() if entry.name in names]
+    for entry in entries:
+        classes = {"classification": 1000, "detection": 80, "segmentation": 21}[entry.task]
+        model = mv.create_model(entry.task, width=0.35, num_classes=classes, image_size=64)
+        mv.save(model, kept_file(entry.name))
+
+
+def kept_file(name: str) -> Path:
+    """Where a converted model is kept."""
+    path = home() / "models" / mv.__version__ / f"{name.replace('/', '--')}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -33,12 +84,17 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with Image.open(tmp_path / "photos" / "0.jpg") as first:
         first.resize((320, 240)).save(tmp_path / "photos" / "0_large.jpg", quality=95)
         first.save(tmp_path / "photo.jpg")
+        for folder in ("photos/train/ants", "photos/train/bees", "photos/val/ants", "photos/val/bees", "more"):
+            (tmp_path / folder).mkdir(parents=True)
+            for name in "abcd":
+                first.save(tmp_path / folder / f"{name}.jpg")
+    stand_in()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def run(page: str) -> dict[str, Any]:
-    source = (ROOT / page).read_text(encoding="utf-8")
+    source = read(page)
     namespace: dict[str, Any] = {"__name__": page}
     for example in EXAMPLE.finditer(source):
         line = source.count("\n", 0, example.start(1))
@@ -52,7 +108,7 @@ def run(page: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in NOT_RUN and EXAMPLE.search(read(page))])
 @pytest.mark.usefixtures("workplace")
 def test_examples(page: str) -> None:
     torch.manual_seed(0)
@@ -68,6 +124,24 @@ def test_examples(page: str) -> None:
         assert namespace["loss"].isfinite()
         with torch.no_grad():
             assert namespace["model"].eval()(torch.zeros(1, 3, 64, 33)).shape == (1, 5, 64, 33)
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", read(page), flags=re.DOTALL | re.MULTILINE), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)", read(page)):
+        target, _, anchor = (link[0] or link[1]).partition("#")
+        path = (ROOT / page).parent / target if target else ROOT / page
+        name = os.path.relpath(path, ROOT)
+        if "://" in target or (name in NOT_RUN and not path.exists()):
+            continue
+        assert path.exists(), f"{page}: {target}"
+        assert not anchor or anchor in anchors(name), f"{page}: {target}#{anchor}"
 
 
 def test_the_table_of_taps() -> None:
@@ -87,3 +161,133 @@ def test_the_table_of_taps() -> None:
             backbone = mv.create_backbone(name, taps=tuple(table))
         assert backbone.feature_specs == table
         assert {layer for layer, _ in backbone.layers()} == {tap for tap in table if "." not in tap}
+
+
+def test_the_table_of_formats() -> None:
+    found = re.search(r"<!-- formats -->\n(.*?)<!-- /formats -->", read("docs/deployment.md"), re.DOTALL)
+    assert found is not None
+    assert found[1] == formats_table()
+
+
+def test_the_example_in_cpp(tmp_path: Path, patience: float) -> None:
+    """Compiled where a compiler and ONNX Runtime's headers and library are, and run on an exported model."""
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    (code,) = re.findall(r"^```cpp\n(.*?)^```", read("docs/deployment.md"), re.DOTALL | re.MULTILINE)
+    (tmp_path / "empty.cpp").write_text("#include <onnxruntime_cxx_api.h>\nint main() { Ort::Env env; }\n")
+    (tmp_path / "classify.cpp").write_text(code)
+    for name in ("empty", "classify"):
+        command = [compiler, "-std=c++17", "-Wall", str(tmp_path / f"{name}.cpp"), "-o", str(tmp_path / name)]
+        done = subprocess.run([*command, "-lonnxruntime"], capture_output=True, text=True, timeout=patience)
+        if name == "empty" and done.returncode:
+            pytest.skip("ONNX Runtime's C++ headers or its library are not installed")
+        assert done.returncode == 0, done.stderr
+    model = mv.create_model("classification", width=0.35, num_classes=3, image_size=32)
+    (file,) = mv.export(model, tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    run = [str(tmp_path / "classify"), str(file.folder / "model.onnx")]
+    said = subprocess.run(run, input=image.tobytes(), capture_output=True, timeout=patience, check=True).stdout
+    with torch.no_grad():
+        logits = model.eval()(model.preprocessing.normalize(torch.from_numpy(image)[None].permute(0, 3, 1, 2)))
+    assert int(said) == int(logits.argmax())
+
+
+@dataclass
+class Block:
+    """A block of shell commands.
+
+    Attributes:
+        place: Page and line.
+        needs: What it is marked as needing.
+        text: Its lines.
+    """
+
+    place: str
+    needs: set[str]
+    text: str
+
+    @property
+    def is_run(self) -> bool:
+        return self.needs <= {"needs-weights"}
+
+    def lines(self) -> Iterator[list[str]]:
+        """The words of each command, without comments."""
+        for line in self.text.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+    def commands(self) -> Iterator[tuple[str, list[str]]]:
+        """The package's own commands, with their arguments, whichever way they are called."""
+        for words in self.lines():
+            for index, word in enumerate(words):
+                if word in ("mnv2vision", "mnv2vision.cli.main"):
+                    yield words[index + 1], words[index + 2 :]
+                elif found := re.fullmatch(r"tools/(\w+)\.py", word):
+                    yield found[1], words[index + 1 :]
+
+
+def blocks(page: str) -> list[Block]:
+    source = read(page)
+    return [
+        Block(f"{page}, line {source.count(chr(10), 0, found.start()) + 1}", set(found[1].split()), found[2])
+        for found in SHELL.finditer(source)
+    ]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_commands_have_keys_that_exist(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page):
+        assert block.needs <= NEEDS.keys(), block.place
+        for command, arguments in block.commands():
+            if command in CONFIGURED and "--help" not in arguments:
+                if page not in NOT_RUN:
+                    assert not set("…<>") & set("".join(arguments)), f"{block.place}: a placeholder cannot be typed"
+                # Raises ConfigError for unknown keys, groups and values.
+                load_config(COMMANDS[command].schema, arguments)
+            else:
+                assert (ROOT / f"tools/{command}.py").is_file() or command == "--version", f"{block.place}: {command}"
+
+
+def with_shims(folder: Path) -> str:
+    """A PATH whose `mnv2vision` runs on small data, whose `python` is this one, and whose `pip` does nothing."""
+    folder.mkdir()
+    program = f"import sys\nfrom mnv2vision.cli.main import main\nsmall = {SMALL}\ncommand, *arguments = sys.argv[1:]\n"
+    (folder / "small.py").write_text(f"{program}sys.exit(main([command, *arguments, *small.get(command, [])]))\n")
+    for name, line in {
+        "mnv2vision": f'exec {shlex.quote(sys.executable)} {shlex.quote(str(folder / "small.py"))} "$@"',
+        "python": f'exec {shlex.quote(sys.executable)} "$@"',
+        "pip": ":",
+    }.items():
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+# The page of the paper's tables is run as a whole by tests/paper.
+SCRIPTS = [page for page in PAGES if page not in (*NOT_RUN, "docs/reproduction.md")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in SCRIPTS if any(block.is_run for block in blocks(page))])
+def test_commands_run(page: str, workplace: Path, tmp_path_factory: pytest.TempPathFactory, patience: float) -> None:
+    (workplace / "tools").symlink_to(ROOT / "tools")
+    environment = {
+        **os.environ,
+        "PATH": with_shims(tmp_path_factory.mktemp("shims") / "bin"),
+        "PYTHONPATH": str(ROOT),
+        "MNV2VISION_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    for block in blocks(page):
+        if block.is_run:
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", block.text],
+                cwd=workplace,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=patience,
+            )
+            assert done.returncode == 0, f"{block.place}: {done.stderr[-2000:]}"

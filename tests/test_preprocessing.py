@@ -1,8 +1,12 @@
 """From a photo to the network's input, against torchvision's transforms and the formulas written out."""
 
 import json
+import subprocess
+import sys
 import warnings
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2 as T
 
+import mnv2vision.preprocessing as preprocessing_module
 from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, as_pair
 
@@ -123,7 +128,7 @@ def test_dictionary_round_trip() -> None:
     ("options", "message"),
     [
         ({"resize": "squash"}, "resize='squash' is unknown; valid: crop, stretch, letterbox"),
-        ({"padding_value": -1}, "padding_value=-1 is no pixel value in 0..255"),
+        ({"padding_value": -1}, "padding_value=-1 must be an integer in 0..255"),
         ({"padding_value": 256}, "padding_value=256 "),
         ({"interpolation": "lanczos"}, "interpolation='lanczos' is unknown; valid: bilinear, bicubic"),
         ({"crop_fraction": 0}, "crop_fraction=0 "),
@@ -269,3 +274,76 @@ def test_normalising_in_an_export_leaves_nothing_behind() -> None:
     for result in (preprocessing.normalize(images), exported(images)):
         assert type(result) is torch.Tensor
         torch.testing.assert_close(result, wanted)
+
+
+# ---- extreme shapes ----
+
+
+def peak_in_mebibytes(code: str) -> float:
+    """How much more memory a process has at the peak of some code than before it."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("peaks of memory are measured on Linux")
+    program = f"""
+import numpy as np
+from mnv2vision.preprocessing import Preprocessing
+def kibibytes(key):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1])
+Preprocessing().prepare(np.zeros((300, 400, 3), np.uint8))
+before = kibibytes("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+{code}
+print((kibibytes("VmHWM") - before) / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1), (2, 1_000_000)])
+@pytest.mark.parametrize("resize", ["crop", "stretch", "letterbox"])
+def test_a_photo_of_extreme_shape_takes_little_memory(resize: str, shape: tuple[int, int]) -> None:
+    """Resized to 256 pixels high, one of 60,000 x 1 would have 15 million columns: 11.8 GB."""
+    code = f"Preprocessing(resize={resize!r}).prepare(np.zeros(({shape[0]}, {shape[1]}, 3), np.uint8))"
+    assert peak_in_mebibytes(code) < 100
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("height", "width"), [(1, 301), (3, 1000), (400, 1), (7, 640), (2, 3)])
+@pytest.mark.parametrize("fraction", [0.875, 1.0, 0.3])
+def test_only_what_the_crop_keeps_is_resized(
+    height: int, width: int, fraction: float, interpolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a limit of 0 every enlarged photo goes the way of the extreme ones, and comes to the same."""
+    image = photo(height, width)
+    for size in ((224, 224), (64, 96)):
+        rule = Preprocessing(image_size=size, crop_fraction=fraction, interpolation=interpolation)  # type: ignore[arg-type]
+        wanted = rule.prepare(image)
+        with monkeypatch.context() as context:
+            context.setattr(preprocessing_module, "_MOST_RESIZED", 0)
+            ours = rule.prepare(image)
+        assert ours.shape == wanted.shape
+        assert np.abs(ours.astype(int) - wanted).max() <= (1 if interpolation == "bilinear" else 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": (0.5, 0.5)}, r"mean=\(0.5, 0.5\) must be three finite numbers"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean=.* must be three finite numbers"),
+        ({"mean": "abc"}, "mean='abc' must be"),
+        ({"mean": (True, 0, 0)}, "mean="),
+        ({"mean": 0.5}, "mean=0.5 must be"),
+        ({"std": (1, 1, float("inf"))}, "std=.* must be three finite positive numbers"),
+        ({"std": (1, 1, -1)}, "std="),
+        ({"std": (1, 1, 1e-30)}, "std="),
+        ({"std": (1, 1, "1")}, "std="),
+        ({"crop_fraction": float("nan")}, "crop_fraction=nan"),
+        ({"crop_fraction": "1"}, "crop_fraction='1'"),
+        ({"antialias": "no"}, "antialias='no'"),
+        ({"padding_value": 0.5}, "padding_value=0.5"),
+        ({"image_size": 10**6}, "image_size=1000000 is above the limit of 16,384 pixels per side"),
+    ],
+)
+def test_values_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Preprocessing.from_dict(options)

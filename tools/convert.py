@@ -6,7 +6,7 @@ python tools/convert.py source=torchvision input=MobileNet_V2_Weights.IMAGENET1K
 
 import sys
 
-from mnv2vision.cli import main
+from mnv2vision.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["convert", *sys.argv[1:]]))

@@ -6,7 +6,7 @@ python tools/eval.py checkpoint=model.safetensors dataset=imagenet dataset.root=
 
 import sys
 
-from mnv2vision.cli import main
+from mnv2vision.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["eval", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ python tools/predict.py checkpoint=model.safetensors images='photos/*.jpg' outpu
 
 import sys
 
-from mnv2vision.cli import main
+from mnv2vision.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["predict", *sys.argv[1:]]))

@@ -7,7 +7,7 @@ python tools/train.py --help
 
 import sys
 
-from mnv2vision.cli import main
+from mnv2vision.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,6 +1,7 @@
 """MobileNetV1, V2 and V3 with named feature taps."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import cast
 
 from mnv2vision.backbones.backbone import Backbone, FeatureSpec
 from mnv2vision.backbones.folding import fold_batch_norm, has_folded_batch_norm, recover_batch_norm
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-def create_backbone(name: str, **options: Any) -> Backbone:
+def create_backbone(name: str, **options: object) -> Backbone:
     """Create a backbone with random weights.
 
     Args:
@@ -47,6 +48,7 @@ def create_backbone(name: str, **options: Any) -> Backbone:
         raise ConfigError(f"backbone {name!r} is unknown; valid: {', '.join(BACKBONES)}")
     width = options.get("width", 1.0)
     if not isinstance(width, int | float) or not 0 < width <= 16:
-        raise ConfigError(f"width={width!r} is no channel multiplier; the papers use 0.25 to 1.4")
+        raise ConfigError(f"width={width!r} is not a channel multiplier in 0..16; the papers use 0.25 to 1.4")
     check_keywords(BACKBONES[name], options, f"option of {name}")
-    return BACKBONES[name](**options)
+    build = cast(Callable[..., Backbone], BACKBONES[name])  # whose keywords were checked
+    return build(**options)

@@ -1,4 +1,4 @@
-"""The contract of all backbones: named taps, feature specifications known in advance, a changeable output stride."""
+"""The interface of all backbones: named taps, known feature specifications, a changeable output stride."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, NamedTuple, Self
@@ -13,7 +13,7 @@ Layer = ConvNormAct | DepthwiseSeparable | InvertedResidual
 
 
 class FeatureSpec(NamedTuple):
-    """A feature map: its channels, and how many input pixels one of its cells spans."""
+    """A feature map's channels, and its stride: the input pixels per cell."""
 
     channels: int
     stride: int
@@ -25,11 +25,11 @@ class Backbone(nn.Module):
     The layers are the module's children, so a parameter's name begins with the tap's: `block13.expand.conv.weight`.
 
     Attributes:
-        taps: Names of the features `forward` returns, in the order asked for.
+        taps: Names of the features that `forward` returns, in order.
         feature_specs: Channels and stride of each tap, known without running the network.
-        output_stride: Input pixels per cell of the deepest features at most.
-        width: Channel multiplier; heads whose channels follow it read it here.
-        options: Conventions of its layers, which heads share.
+        output_stride: Largest stride of any layer.
+        width: Channel multiplier; heads that scale with it read it here.
+        options: Options of its layers, shared by heads.
     """
 
     final_tap: ClassVar[str]
@@ -51,7 +51,7 @@ class Backbone(nn.Module):
         width: float,
         options: LayerOptions,
     ) -> None:
-        """Build as many layers as the taps need.
+        """Build the layers that the taps need.
 
         Args:
             layers: Names and layers in order, made lazily.
@@ -62,7 +62,7 @@ class Backbone(nn.Module):
             options: See `Backbone.options`.
 
         Raises:
-            ConfigError: For an unknown tap, with the list of those there are.
+            ConfigError: For an unknown tap, listing the valid ones.
         """
         super().__init__()
         self.width = width
@@ -73,11 +73,11 @@ class Backbone(nn.Module):
         self.set_output_stride(output_stride)
 
     def _build(self, layers: Iterable[tuple[str, Layer]], taps: Sequence[str]) -> None:
-        """Take as many of the layers as the taps need."""
+        """Add the layers that the taps need."""
         if isinstance(taps, str):
-            raise ConfigError(f"taps={taps!r} is one name; taps is a list of names, such as [{taps}]")
+            raise ConfigError(f"taps={taps!r} must be a list of names, such as [{taps}]")
         if not taps:
-            raise ConfigError("taps is empty; name at least one feature map, such as 'last'")
+            raise ConfigError("taps is empty; give at least one, such as 'last'")
         known: list[str] = []
         missing = set(taps)
         for name, layer in layers:
@@ -94,17 +94,17 @@ class Backbone(nn.Module):
             if not missing:
                 break
         if missing:
-            raise ConfigError(f"unknown taps {sorted(missing)}; this backbone has {', '.join(known)}")
+            raise ConfigError(f"unknown taps {sorted(missing)}; valid: {', '.join(known)}")
         self.taps = tuple(taps)
 
     def set_taps(self, taps: Sequence[str]) -> None:
-        """Return other features, in place; the weights stay, and layers behind the deepest tap are dropped.
+        """Change the taps in place; the weights stay, and layers after the deepest tap are dropped.
 
         Args:
-            taps: See `Backbone.taps`; of the layers that are there.
+            taps: See `Backbone.taps`; only of existing layers.
 
         Raises:
-            ConfigError: For a tap that is not there, with the list of those that are; the backbone stays as it was.
+            ConfigError: For an unknown tap, listing the valid ones; the backbone stays unchanged.
         """
         layers = list(self.layers())
         try:
@@ -118,8 +118,8 @@ class Backbone(nn.Module):
     def set_output_stride(self, output_stride: int) -> None:
         """Trade stride for dilation in place; the weights stay.
 
-        Where the output stride is reached, a further stride becomes dilation of the layers behind it; the layer
-        that loses its stride still uses the previous dilation (TF-slim: nets/mobilenet/mobilenet.py).
+        Once the output stride is reached, further strides become dilation of the layers after them; the layer that
+        loses its stride keeps the previous dilation (TF-slim: nets/mobilenet/mobilenet.py).
 
         Args:
             output_stride: 32, 16 or 8.
@@ -143,7 +143,7 @@ class Backbone(nn.Module):
         self.feature_specs = {tap: specs[tap] for tap in self.taps}
 
     def layers(self) -> Iterator[tuple[str, Layer]]:
-        """Names and layers, from the image on."""
+        """Names and layers, from input to output."""
         for name, layer in self.named_children():
             assert isinstance(layer, Layer)
             yield name, layer
@@ -152,7 +152,7 @@ class Backbone(nn.Module):
         """Features of normalised images (N, in_channels, H, W), as {tap: (N, C, ceil(H / s), ceil(W / s))}."""
         features: dict[str, Tensor] = {}
         x = images
-        filtered: Tensor | None = None  # of the block before, where residuals run between expansions
+        filtered: Tensor | None = None  # of the previous block, if shortcuts connect expansions
         for name, layer in self._modules.items():
             assert layer is not None
             if isinstance(layer, InvertedResidual):
@@ -163,7 +163,7 @@ class Backbone(nn.Module):
                 features[name] = x
         return {tap: features[tap] for tap in self.taps}
 
-    # A method of its own, so that no wide tensor stays alive in a local variable while the next block runs.
+    # A separate method, so that no local variable keeps a wide tensor alive while the next block runs.
     def _inverted_residual(
         self, name: str, layer: InvertedResidual, x: Tensor, filtered: Tensor | None, features: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor | None]:
@@ -175,14 +175,14 @@ class Backbone(nn.Module):
             if layer.expansion_only:
                 return x, None
         filtered = layer.filtered(expanded)
-        del expanded  # the widest tensor of all must not outlive the filter, while the projection runs
+        del expanded  # the widest tensor must be freed before the projection runs
         return layer.bottleneck(filtered, x), filtered if layer.feeds_next_expansion else None
 
     def freeze(self, blocks: int) -> None:
-        """Fix the stem and the first `blocks` blocks: no gradients, and batch norm keeps its running statistics.
+        """Freeze the stem and the first `blocks` blocks: no gradients, and batch norm keeps its running statistics.
 
         Args:
-            blocks: How many; 0 frees all layers, and a number beyond the last block fixes the whole backbone.
+            blocks: How many; 0 unfreezes all layers, and a number beyond the last block freezes the whole backbone.
         """
         self._frozen = blocks + 1 if blocks > 0 else 0
         for index, (_, layer) in enumerate(self.layers()):
@@ -190,7 +190,7 @@ class Backbone(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch between training and inference; frozen layers stay in inference."""
+        """Set training or inference mode; frozen layers stay in inference mode."""
         super().train(mode)
         for index, (_, layer) in enumerate(self.layers()):
             if index < self._frozen:

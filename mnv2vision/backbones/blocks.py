@@ -29,6 +29,14 @@ class DepthwiseSeparable(nn.Module):
         return out
 
 
+class Add(nn.Module):
+    """A sum as a module, which hooks find: its inputs and its result are rounded in int8."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add two tensors of one shape."""
+        return x + y
+
+
 class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise convolution, 1x1 linear projection (arXiv 1801.04381, section 3.3 and table 1).
 
@@ -71,8 +79,9 @@ class InvertedResidual(nn.Module):
         self.expansion_only = False
         keeps_shape = stride == 1 and in_channels == out_channels
         self.adds_input = keeps_shape and shortcut == "bottleneck"
-        # Equal bottlenecks on both sides mean equal expansions here and in the next block: as many shortcuts
-        # as between bottlenecks, which keeps the comparison of figure 6b fair.
+        self.add = Add()
+        # Equal bottlenecks on both sides mean equal expansions here and in the next block: the number of shortcuts
+        # is the same as between bottlenecks, which keeps the comparison of figure 6b fair.
         self.feeds_next_expansion = expand and keeps_shape and shortcut == "expansion"
         self.expand = ConvNormAct(in_channels, hidden_channels, options=options) if expand else None
         self.depthwise = ConvNormAct(
@@ -86,7 +95,7 @@ class InvertedResidual(nn.Module):
         self.depthwise.set_stride(stride, dilation)
 
     def keep_expansion_only(self) -> None:
-        """Drop all that follows the expansion, for a backbone whose deepest tap it is."""
+        """Drop everything after the expansion, if it is the deepest tap."""
         self.expansion_only = True
         del self.depthwise, self.squeeze_excite, self.project
 
@@ -100,9 +109,9 @@ class InvertedResidual(nn.Module):
         return x if self.squeeze_excite is None else self.squeeze_excite(x)
 
     def bottleneck(self, filtered: Tensor, x: Tensor) -> Tensor:
-        """Projection, plus the block's input `x` where there is a shortcut."""
+        """Projection, plus the block's input `x` if there is a shortcut."""
         out: Tensor = self.project(filtered)
-        return out + x if self.adds_input else out
+        return self.add(out, x) if self.adds_input else out
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""

@@ -17,7 +17,7 @@ def fold_batch_norm(model: Model) -> Model:
     """A copy for inference whose batch norms are folded into the convolutions before them.
 
     Args:
-        model: Any module built of the project's layers; it is left as it is.
+        model: Any module built from this package's layers; it stays unchanged.
 
     Returns:
         A copy in inference mode, without gradients; its outputs equal the model's up to rounding (1e-4).
@@ -46,7 +46,7 @@ def _norms(model: nn.Module) -> Iterator[nn.BatchNorm2d]:
 
 @torch.no_grad()
 def carry_bias(norm: nn.BatchNorm2d, bias: Tensor) -> None:
-    """Make a norm add `bias` and nothing else: how weights published with folded batch norm are held."""
+    """Make a norm only add `bias`, to hold weights published with folded batch norm."""
     norm.reset_running_stats()
     norm.weight.fill_((1.0 + norm.eps) ** 0.5)
     norm.bias.copy_(bias)
@@ -54,7 +54,7 @@ def carry_bias(norm: nn.BatchNorm2d, bias: Tensor) -> None:
 
 @torch.no_grad()
 def has_folded_batch_norm(model: nn.Module) -> bool:
-    """Whether some batch norm carries a folded bias (see `carry_bias`), so that training would collapse."""
+    """Whether any batch norm carries a folded bias (see `carry_bias`), on which training would collapse."""
     for norm in _norms(model):
         assert norm.running_mean is not None
         assert norm.running_var is not None
@@ -66,14 +66,14 @@ def has_folded_batch_norm(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def recover_batch_norm(model: nn.Module, images: Tensor) -> None:
-    """Give folded batch norms the statistics of real images; outputs stay, and the model can be fine-tuned.
+    """Give folded batch norms the statistics of real images: outputs stay the same, and fine-tuning works.
 
-    The norms are set one after another within one pass: each sees inputs that the norms before it already shape, takes
-    their mean and variance as its running statistics, and a scale and bias that undo them.
+    The norms are set one after another in a single pass: each takes the mean and variance of its input as its running
+    statistics, and a scale and bias that undo them.
 
     Args:
-        model: A model with folded weights, changed in place; norms that carry no folded bias are left alone.
-        images: (N, 3, H, W), normalised; some 80 natural images suffice.
+        model: A model with folded weights, changed in place; norms without a folded bias stay unchanged.
+        images: (N, 3, H, W), normalised; about 80 natural images are enough.
     """
 
     def recover(norm: nn.Module, inputs: tuple[Tensor]) -> None:

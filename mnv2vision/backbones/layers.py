@@ -1,8 +1,8 @@
-"""The layers the backbones and heads are made of, with TensorFlow's and PyTorch's conventions side by side."""
+"""Layers of backbones and heads, with the conventions of TensorFlow or PyTorch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU, 
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """What all convolutions of a network have in common.
+    """Options shared by all convolutions of a network.
 
     Attributes:
         padding: "symmetric" pads k // 2 on every side (PyTorch); "tf" is TensorFlow's SAME, which pads an even
@@ -37,10 +37,14 @@ class LayerOptions:
     def __post_init__(self) -> None:
         check_choice("padding", self.padding, ("symmetric", "tf"))
         check_choice("activation", self.activation, (*_ACTIVATIONS, "none"))
+        if not isinstance(self.norm_eps, int | float) or not 0 < self.norm_eps <= 1:
+            raise ConfigError(f"norm_eps={self.norm_eps!r} must be above 0 and at most 1")
+        if not isinstance(self.norm_momentum, int | float) or not 0 <= self.norm_momentum <= 1:
+            raise ConfigError(f"norm_momentum={self.norm_momentum!r} must be in 0..1")
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raise ConfigError with the list of valid values unless `value` is one of `choices`."""
+    """Raise ConfigError, listing the valid values, unless `value` is one of `choices`."""
     if value not in choices:
         raise ConfigError(f"{name}={value!r} is unknown; valid: {', '.join(map(str, choices))}")
 
@@ -54,12 +58,12 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-def tf_same_padding(size: Sequence[int], kernel: int, stride: int, dilation: int) -> list[Any]:
-    """TensorFlow's SAME padding of an input of (height, width), as F.pad takes it: left, right, top, bottom."""
-    padding: list[Any] = []  # integers, or their symbols under export
+def tf_same_padding(size: Sequence[int], kernel: int, stride: int, dilation: int) -> list[int]:
+    """TensorFlow's SAME padding for an input of (height, width), in F.pad's order: left, right, top, bottom."""
+    padding: list[int] = []  # symbols under export
     for length in reversed(size):
         # (ceil(length / stride) - 1) * stride + extent of the kernel - length, in a form that exports symbolically.
-        total = torch.sym_max(0, dilation * (kernel - 1) + 1 - stride + (-length) % stride)
+        total = cast(int, torch.sym_max(0, dilation * (kernel - 1) + 1 - stride + (-length) % stride))
         padding += [total // 2, total - total // 2]
     return padding
 
@@ -90,22 +94,22 @@ class Conv2d(nn.Conv2d):
         self.dilation = (dilation, dilation)
         self.padding = (dilation * (kernel // 2),) * 2
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        # Depthwise gradients in bfloat16 are slow on a CPU: four times as slow with a stride as in float32, and with a
-        # dilation as by space-to-batch.
-        slow = self.training and self.groups > 1 and input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        # bfloat16 gradients of depthwise convolutions are slow on a CPU: four times as slow as float32 with a stride,
+        # and four times as slow as space-to-batch with a dilation.
+        slow = self.training and self.groups > 1 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         if slow and self.stride[0] > 1:
             with torch.autocast("cpu", enabled=False):
-                return self._convolve(input.float()).to(input.dtype)
+                return self._convolve(x.float()).to(x.dtype)
         if slow and self.dilation[0] > 1:
-            return self._space_to_batch(input)
-        return self._convolve(input)
+            return self._space_to_batch(x)
+        return self._convolve(x)
 
-    def _space_to_batch(self, input: Tensor) -> Tensor:
-        """The dilated convolution at stride 1 as an ordinary one on rate x rate smaller images; TensorFlow's way."""
-        rate, count, channels, (height, width) = self.dilation[0], *input.shape[:2], input.shape[2:]
-        x = F.pad(input.permute(0, 2, 3, 1), (0, 0, 0, -width % rate, 0, -height % rate))
+    def _space_to_batch(self, x: Tensor) -> Tensor:
+        """The dilated convolution as an ordinary one on rate x rate smaller images, as in TensorFlow."""
+        rate, count, channels, (height, width) = self.dilation[0], *x.shape[:2], x.shape[2:]
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, -width % rate, 0, -height % rate))
         rows, columns = x.shape[1] // rate, x.shape[2] // rate
         x = x.reshape(count, rows, rate, columns, rate, channels).permute(0, 2, 4, 1, 3, 5)
         x = x.reshape(-1, rows, columns, channels).permute(0, 3, 1, 2)
@@ -113,12 +117,27 @@ class Conv2d(nn.Conv2d):
         x = x.reshape(count, rate, rate, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
         return x.reshape(count, rows * rate, columns * rate, channels)[:, :height, :width].permute(0, 3, 1, 2)
 
-    def _convolve(self, input: Tensor) -> Tensor:
-        # At stride 1 the two conventions pad alike, so the copy that F.pad makes is paid where they differ only.
+    def _convolve(self, x: Tensor) -> Tensor:
+        # At stride 1 both conventions pad the same way: avoid F.pad's copy.
         if self.tf_padding and self.stride[0] > 1:
-            padding = tf_same_padding(input.shape[-2:], self.kernel_size[0], self.stride[0], self.dilation[0])
-            return F.conv2d(F.pad(input, padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-        return super().forward(input)
+            padding = tf_same_padding(x.shape[-2:], self.kernel_size[0], self.stride[0], self.dilation[0])
+            return F.conv2d(F.pad(x, padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return super().forward(x)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that uses its running statistics when there is a single value per channel.
+
+    This happens with a batch of one after pooling, or for small images at the last stride.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C, H, W)."""
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        return super().forward(x)
 
 
 class ConvNormAct(nn.Module):
@@ -144,7 +163,7 @@ class ConvNormAct(nn.Module):
             options: Conventions shared by the network.
             stride: Stride of the convolution.
             groups: `in_channels` for a depthwise convolution.
-            activation: Instead of the network's.
+            activation: Overrides the network's.
         """
         super().__init__()
         self.stride = stride
@@ -152,7 +171,7 @@ class ConvNormAct(nn.Module):
         self.conv = Conv2d(
             in_channels, out_channels, kernel_size, stride=stride, groups=groups, padding=options.padding
         )
-        self.norm: nn.Module = nn.BatchNorm2d(out_channels, eps=options.norm_eps, momentum=options.norm_momentum)
+        self.norm: nn.Module = BatchNorm2d(out_channels, eps=options.norm_eps, momentum=options.norm_momentum)
         name = activation or options.activation
         self.act: nn.Module = nn.Identity() if name == "none" else _ACTIVATIONS[name](inplace=True)
 
@@ -191,7 +210,7 @@ def initialize(module: nn.Module, scheme: Initialization) -> None:
     """
     check_choice("initialization", scheme, ("kaiming", "tf"))
     if any(parameter.is_meta for parameter in module.parameters()):
-        return  # there is nothing to set, and torch takes its time over it
+        return  # nothing to set, and torch is slow at it
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             if scheme == "tf":

@@ -23,10 +23,10 @@ _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3
 Rounding = Literal["slim", "paddle"]
 
 
-def stage_lengths(depth: float = 1.0) -> tuple[int, ...]:
-    """Blocks of each of the seven stages; those of all but the first and the last are multiplied, and rounded up."""
+def stage_lengths(depth: object = 1.0) -> tuple[int, ...]:
+    """Blocks of the seven stages; all but the first and the last are multiplied and rounded up."""
     if not isinstance(depth, int | float) or not 0 < depth <= 16:
-        raise ConfigError(f"depth={depth!r} is no multiplier of the blocks; timm's deeper models have 1.2 and 1.4")
+        raise ConfigError(f"depth={depth!r} is not a depth multiplier in 0..16; timm's deeper models use 1.2 and 1.4")
     first, *middle, last = (n for _, _, n, _ in _STAGES)
     return first, *(math.ceil(n * depth) for n in middle), last
 
@@ -72,12 +72,12 @@ class MobileNetV2(Backbone):
             divisor: Channels are rounded to a multiple of it; DeepLab's model of width 0.5 needs 1.
             variant: "paddle" is PaddleClas's: channels are truncated to integers instead of rounded, and block 0
                 has an expansion convolution although its expansion factor is 1.
-            linear_bottleneck: False puts the activation after the projection, too (figure 6a).
+            linear_bottleneck: False adds an activation after the projection (figure 6a).
             shortcut: "bottleneck", "expansion" or "none" (figure 6b).
-            depth: Multiplies the blocks of every stage but the first and the last, rounded up; timm's deeper models
-                have 1.2 and 1.4. Taps are numbered through, so that they shift with it.
-            fixed_ends: Keep the stem at 32 channels and the last convolution at 1280, whatever the width; as timm's
-                deeper models do.
+            depth: Multiplies the blocks of every stage except the first and the last, rounded up; timm's deeper
+                models use 1.2 and 1.4. Taps are numbered consecutively, so they shift with it.
+            fixed_ends: Keep the stem at 32 channels and the last convolution at 1280 at any width, as in timm's deeper
+                models.
         """
         check_choice("variant", variant, ("slim", "paddle"))
         check_choice("shortcut", shortcut, ("bottleneck", "expansion", "none"))
@@ -112,7 +112,7 @@ class MobileNetV2(Backbone):
                     )
                     current = out
                     index += 1
-            # The multiplier spares the last convolution below width 1 (paper, section 6.1; TF's finegrain mode).
+            # Below width 1 the multiplier does not apply to the last convolution (section 6.1; TF's finegrain mode).
             last = 1280 if fixed_ends else round_channels(1280 * max(width, 1.0))
             yield "last", ConvNormAct(current, last, options=options)
 

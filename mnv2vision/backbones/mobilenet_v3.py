@@ -56,7 +56,7 @@ class _MobileNetV3(Backbone):
     blocks: ClassVar[tuple[_Block, ...]]
     last_channels: ClassVar[int]
     head_channels: ClassVar[int]
-    """Of the hidden layer that a classifier puts between the pooled features and the classes."""
+    """Channels of the classifier's hidden layer, between pooling and classes."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class _MobileNetV3(Backbone):
             norm_eps: Of batch norm.
             norm_momentum: Of batch norm.
             initialization: "kaiming" or "tf".
-            minimalistic: TF-slim's variant without 5x5 kernels, gates and hard-swish, for hardware that lacks them.
+            minimalistic: TF-slim's variant without 5x5 kernels, gates and hard-swish, for hardware without them.
             fixed_stem: Keep the stem at 16 channels, whatever the width; as timm does below width 0.75.
         """
 

@@ -1,4 +1,4 @@
-"""Inference in less memory: inverted residuals in parts of their hidden channels (arXiv 1801.04381, section 5.1)."""
+"""Inference in less memory: inverted residuals split by hidden channels (arXiv 1801.04381, section 5.1)."""
 
 import copy
 from collections.abc import Iterator
@@ -17,57 +17,57 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def split_inference(model: Model, *, splits: int = 4) -> Model:
-    """A copy for inference whose widest tensors never exist as a whole.
+    """A copy for inference that never holds its widest tensors as a whole.
 
     Nothing mixes the hidden channels of an inverted residual before its projection adds them up. So a block is a sum
-    of narrower ones, computed one after another, of which one at a time is in memory. A stem that leads into a block
-    without expansion takes the expansion's place. The blocks of the widest tensors are cut into `splits` parts, the
-    others into as few as need no more memory than those.
+    of narrower blocks, computed one after another, with only one of them in memory at a time. If the first block has
+    no expansion, the stem takes its place. The blocks with the widest tensors are split into `splits` parts, the
+    others into as few as fit in the same memory.
 
-    Blocks stay whole whose expansion is a tap or meets those of other blocks in a shortcut, and those that gate their
-    channels by squeeze-and-excitation, whose gate needs all channels at once.
+    Some blocks stay whole: those whose expansion is a tap or has a shortcut to other expansions, and those with
+    squeeze-and-excitation, whose gate needs all channels at once.
 
     Args:
-        model: A model or backbone with inverted residuals; it is left as it is.
-        splits: Most parts of a block, 1 or more; there are no more than hidden channels. The paper finds 2 to 5 to
-            help most. They are chosen for the model's output stride: set another one first.
+        model: A model or backbone with inverted residuals; it stays unchanged.
+        splits: Maximum parts of a block, 1 or more, and at most its hidden channels. The paper finds 2 to 5 most
+            useful. Parts are chosen for the model's current output stride: set it first.
 
     Returns:
         A copy with batch norm folded (see `fold_batch_norm`), without gradients; its outputs equal the folded
-        model's up to rounding (1e-5). Its weights are cut in pieces: save the model itself.
+        model's up to rounding (1e-5). Its weights are in pieces: save the original model.
 
     Raises:
-        ConfigError: For `splits` that is no positive integer, for a model without a block that can be split, and for
-            one that is split already.
+        ConfigError: If `splits` is not a positive integer, the model has no block that can be split, or the model
+            has already been split.
     """
     if isinstance(splits, bool) or not isinstance(splits, int) or splits < 1:
         raise ConfigError(f"splits={splits!r} must be an integer of 1 or more; the paper finds 2 to 5 to help most")
     if any(isinstance(module, _SplitResidual) for module in model.modules()):
-        raise ConfigError("the model is split already: split the one that it was made of")
+        raise ConfigError("the model has already been split; split the original model")
     prepared = fold_batch_norm(model)
     backbones = [module for module in prepared.modules() if isinstance(module, Backbone)]
     found = [_split_backbone(backbone, splits) for backbone in backbones]
     if not any(found):
         kind = type(backbones[0] if backbones else model).__name__
         raise ConfigError(
-            f"{kind} has no inverted residual to split up to its deepest tap; MobileNetV2 has from block0 on"
+            f"{kind} has no inverted residual that can be split before its deepest tap; MobileNetV2 has, from block0 on"
         )
     return prepared
 
 
 class _Candidate(NamedTuple):
-    """A block, the layer in the place of its expansion, and the values of its tensors by pixel of the image."""
+    """A block, the layer that acts as its expansion, and the sizes of its tensors per image pixel."""
 
     name: str
     block: InvertedResidual
-    expand: ConvNormAct | None  # None: the block has to stay whole
+    expand: ConvNormAct | None  # None: the block must stay whole
     inputs: float
     outputs: float
     before: float  # of a hidden channel before the depthwise convolution
     after: float
 
     def values(self, parts: int) -> float:
-        """Most values at one time: around the depthwise convolution, or while projections add up."""
+        """Peak number of values: around the depthwise convolution, or while projections are summed."""
         hidden = -(-self.block.hidden_channels // parts)
         total = self.outputs if parts > 1 else 0.0
         added = self.outputs if parts > 1 or self.block.adds_input else 0.0
@@ -76,7 +76,7 @@ class _Candidate(NamedTuple):
 
 
 def _split_backbone(backbone: Backbone, splits: int) -> bool:
-    """Replace the blocks that need it; whether there are any that can be split."""
+    """Replace the blocks that need splitting; return whether any block can be split."""
     candidates = list(_candidates(backbone))
     peak = max((item.values(1 if item.expand is None else splits) for item in candidates), default=0.0)
     for item in candidates:
@@ -91,7 +91,7 @@ def _split_backbone(backbone: Backbone, splits: int) -> bool:
 
 def _candidates(backbone: Backbone) -> Iterator[_Candidate]:
     stem: ConvNormAct | None = None
-    area = 1.0  # cells of the feature map by pixel of the image
+    area = 1.0  # cells of the feature map per image pixel
     fed = False
     for name, layer in backbone.layers():
         if isinstance(layer, ConvNormAct):
@@ -102,7 +102,7 @@ def _candidates(backbone: Backbone) -> Iterator[_Candidate]:
             if expand is not None:
                 inputs = area * expand.conv.in_channels
             elif stem is not None and not layer.adds_input:
-                expand = stem  # whose input, the image, stays in memory in any case
+                expand = stem  # its input, the image, stays in memory anyway
             else:
                 inputs, before = area * layer.hidden_channels, 0.0
             area /= layer.depthwise.conv.stride[0] ** 2
@@ -115,10 +115,10 @@ def _candidates(backbone: Backbone) -> Iterator[_Candidate]:
 
 
 class _SplitResidual(InvertedResidual):
-    """An inverted residual as a sum of narrower ones; in the first block, the expansion may be the stem."""
+    """An inverted residual as a sum of narrower ones; the first block's expansion may be the stem."""
 
     def __init__(self, block: InvertedResidual, expand: ConvNormAct, splits: int) -> None:
-        nn.Module.__init__(self)  # the layers are cut from those of `block`
+        nn.Module.__init__(self)  # its layers are parts of those of `block`
         self.expand_stride = expand.stride
         self.stride = expand.stride * block.stride
         self.hidden_channels = block.hidden_channels
@@ -128,7 +128,7 @@ class _SplitResidual(InvertedResidual):
         channels = torch.arange(block.hidden_channels).tensor_split(min(splits, block.hidden_channels))
         self.parts = nn.ModuleList(_Part(block, expand, some) for some in channels)
         self.act = block.project.act
-        # Added once, by the first part.
+        # The first part adds the bias, once.
         for part in list(self.parts)[1:]:
             assert isinstance(part, _Part)
             part.project.conv.bias = None
@@ -138,7 +138,7 @@ class _SplitResidual(InvertedResidual):
             assert isinstance(part, _Part)
             part.depthwise.set_stride(stride // self.expand_stride, dilation)
 
-    # The three steps that a backbone asks for: all of the sum is in the second one.
+    # The three steps that a backbone calls: the whole sum is in the second one.
     def expansion(self, x: Tensor) -> Tensor:
         return x
 
@@ -160,7 +160,7 @@ class _Part(nn.Module):
         self.expand = _outputs(expand, channels)
         self.depthwise = _outputs(block.depthwise, channels)
         self.project = copy.deepcopy(block.project)
-        self.project.act = nn.Identity()  # acts on the sum
+        self.project.act = nn.Identity()  # applied to the sum instead
         self.project.conv.in_channels = len(channels)
         self.project.conv.weight = nn.Parameter(block.project.conv.weight[:, channels], requires_grad=False)
 
@@ -170,7 +170,7 @@ class _Part(nn.Module):
 
 
 def _outputs(layer: ConvNormAct, channels: Tensor) -> ConvNormAct:
-    """A layer with some of the output channels; of a depthwise one, the same input channels."""
+    """A layer restricted to some output channels, and for a depthwise one, the same input channels."""
     part = copy.deepcopy(layer)
     conv = part.conv
     assert conv.bias is not None

@@ -7,14 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnv2vision.distributed import gather
-
-
-class ClassificationTargets(NamedTuple):
-    """Labels (N,) int64 and the N identifiers of the images."""
-
-    labels: Tensor
-    image_ids: Sequence[int | str]
+from mnv2vision.common.distributed import gather
+from mnv2vision.common.text import few
+from mnv2vision.data.sample import Sample
 
 
 class ClassRow(NamedTuple):
@@ -45,39 +40,65 @@ class ClassificationEvaluator:
     def reset(self) -> None:
         """Forget all images."""
         self._ids: list[int | str] = []
-        self._labels: list[NDArray[np.int64]] = []
+        self._labels: list[int] = []
         self._best: list[NDArray[np.int64]] = []
+        self._hits: NDArray[np.bool_] = np.zeros((0, 1), bool)
         self.confusion: NDArray[np.int64] = np.zeros((self.num_classes, self.num_classes), np.int64)
         """(C, C) counts by actual and predicted class, after `compute`."""
 
-    def update(self, predictions: Tensor, targets: ClassificationTargets) -> None:
-        """Add a batch: logits or scores (N, C), and what is right."""
-        best = predictions.topk(min(5, self.num_classes), dim=1).indices
-        self._ids.extend(targets.image_ids)
-        self._labels.append(targets.labels.cpu().numpy())
-        self._best.append(best.cpu().numpy())
+    def update(self, predictions: Tensor, targets: Sequence[Sample]) -> None:
+        """Add images: logits or scores (N, C), and their samples; those without a label do not count."""
+        best = predictions.topk(min(5, self.num_classes), dim=1).indices.cpu().numpy()
+        for guesses, sample in zip(best, targets, strict=True):
+            if sample.label is not None:
+                self._ids.append(sample.image_id)
+                self._labels.append(sample.label)
+                self._best.append(guesses)
 
     def compute(self) -> dict[str, float]:
         """`top1` and `top5` in 0..1 over the images of all processes; NaN without images."""
-        width = min(5, self.num_classes)
-        mine = (
-            self._ids,
-            np.concatenate([np.empty(0, np.int64), *self._labels]),
-            np.concatenate([np.empty((0, width), np.int64), *self._best]),
-        )
-        parts = gather(mine)
+        best = np.array(self._best, np.int64).reshape(-1, min(5, self.num_classes))
+        parts = gather((self._ids, np.array(self._labels, np.int64), best))
         ids = [image_id for part in parts for image_id in part[0]]
         labels = np.concatenate([part[1] for part in parts])
         best = np.concatenate([part[2] for part in parts])
-        first = list({image_id: index for index, image_id in reversed(list(enumerate(ids)))}.values())
+        seen = {image_id: index for index, image_id in reversed(list(enumerate(ids)))}
+        first = [seen[image_id] for image_id in sorted(seen, key=str)]
         labels, best = labels[first], best[first]
         self.confusion = np.bincount(labels * self.num_classes + best[:, 0], minlength=self.num_classes**2).reshape(
             self.num_classes, self.num_classes
         )
-        if not len(labels):
+        self._hits = best == labels[:, None]
+        return self.resampled(np.ones(len(labels), np.int64))
+
+    @property
+    def images(self) -> int:
+        """See `Evaluator.images`."""
+        return len(self._hits)
+
+    def resampled(self, counts: NDArray[np.int64]) -> dict[str, float]:
+        """See `Evaluator.resampled`."""
+        total = counts.sum()
+        if not total:
             return {"top1": float("nan"), "top5": float("nan")}
-        hits = best == labels[:, None]
-        return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(1).mean())}
+        first, any_of_five = counts @ self._hits[:, 0], counts @ self._hits.any(1)
+        return {"top1": float(first / total), "top5": float(any_of_five / total)}
+
+    def remarks(self) -> list[str]:
+        """What the figures cannot tell, in a line each, after `compute`."""
+        images = self.confusion.sum(1)
+        if not images.any():
+            return []
+        told = []
+        if self.num_classes <= 5:
+            one = self.num_classes == 1
+            count = "is only 1 class" if one else f"are only {self.num_classes} classes"
+            told.append(f"{'top1 and top5 are' if one else 'top5 is'} always 1: there {count}")
+        missing = [name for name, count in zip(self.names, images, strict=True) if not count]
+        if missing:
+            have = "has" if len(missing) == 1 else "have"
+            told.append(f"{len(missing)} of the {self.num_classes} classes {have} no images: {few(missing)}")
+        return told
 
     def per_class(self) -> list[ClassRow]:
         """A row per class that occurs in the data, after `compute`."""

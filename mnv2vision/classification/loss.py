@@ -3,16 +3,18 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from mnv2vision.data.sample import NO_LABEL
+
 
 def classification_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross entropy of a batch.
 
     Args:
         logits: (N, C).
-        targets: (N,) int64 labels in 0..C-1, or (N, C) probabilities.
+        targets: (N,) int64 labels in 0..C-1, -1 for images that do not count; or (N, C) probabilities.
         label_smoothing: Share of each target that is spread evenly over all classes; the paper's recipe has 0.1.
 
     Returns:
         A scalar, in float32 under mixed precision as well.
     """
-    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    return F.cross_entropy(logits.float(), targets, ignore_index=NO_LABEL, label_smoothing=label_smoothing)

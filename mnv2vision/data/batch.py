@@ -1,24 +1,26 @@
-"""From samples to batches whose randomness is a function of (seed, epoch, index) alone."""
+"""From samples to batches; randomness is a function of (seed, epoch, index) alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
-from mnv2vision.data.sample import BoxKind, Sample, SampleSource
+from mnv2vision.data.readers import has_room
+from mnv2vision.data.sample import Sample, SampleSource
+from mnv2vision.data.targets import BoxTargets, check_mask, stack_boxes, stack_labels, stack_masks
 from mnv2vision.errors import ConfigError, DataError
 
 OnError = Literal["raise", "skip"]
 Transform = Callable[[Sample, int], Sample]
-"""Takes a sample and the seed of everything it draws."""
+"""Transforms a sample; the seed determines all random draws."""
 
 
 class BatchKey(NamedTuple):
-    """What the sampler hands to a worker: enough to make the batch the same in any process."""
+    """What the sampler passes to a worker: enough to produce the same batch in any process."""
 
     epoch: int
     indices: list[int]
@@ -26,45 +28,76 @@ class BatchKey(NamedTuple):
 
 @dataclass
 class Batch:
-    """A batch as it travels.
+    """A batch in transit. Samples may have different targets; a target that no sample has is None.
 
     Attributes:
         images: (N, 3, H, W) uint8, channels last in memory.
         image_ids: N identifiers.
-        labels: (N,) int64, for classification.
-        boxes: (N, M, 4) float32 (x1, y1, x2, y2) in 0..1 of the images, padded; for training a detector.
-        box_labels: (N, M) int64.
-        box_kinds: (N, M) uint8, see `BoxKind`.
-        masks: (N, H, W) uint8, 255 = ignore; for training a segmentation model.
-        truth: N samples without their images, with the targets at the photos' own sizes; for evaluation.
-        skipped: Messages about unreadable files that were replaced, with data.on_error=skip.
-        error: What stops the run; raised in the main process, where it can be told in one line.
+        labels: (N,) int64, the classes of the images, -1 where absent.
+        boxes: The objects; training only.
+        masks: (N, H, W) uint8, 255 = ignore, everywhere if absent; training only.
+        has_mask: (N,) bool, which samples have a mask; given with `masks`.
+        lacking: Those of "label", "boxes" and "mask" that at least one sample lacks.
+        truth: N samples without images, with targets at the photos' original sizes; evaluation only.
+        skipped: Messages about unreadable files that were replaced (data.on_error=skip).
+        error: An error that stops the run; raised in the main process, which reports it in one line.
+        by_value: Whether it is sent through a pipe because shared memory is scarce.
     """
 
     images: Tensor
     image_ids: list[int | str]
     labels: Tensor | None = None
-    boxes: Tensor | None = None
-    box_labels: Tensor | None = None
-    box_kinds: Tensor | None = None
+    boxes: BoxTargets | None = None
     masks: Tensor | None = None
+    has_mask: Tensor | None = None
+    lacking: frozenset[str] = frozenset()
     truth: list[Sample] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     error: str | None = None
+    by_value: bool = False
+
+    def share(self) -> "Batch":
+        """Move the tensors to shared memory; if there is no room, they will be sent by value.
+
+        The queue between the processes would drop such a batch, and the main process would wait for it forever.
+        """
+        sizes: list[int] = []
+        self._map(lambda tensor: sizes.append(tensor.nbytes))
+        self.by_value = not has_room(sum(sizes))
+        if not self.by_value:
+            try:
+                self._map(Tensor.share_memory_)
+            except RuntimeError:  # another process took the room
+                self.by_value = True
+        return self
+
+    def __getstate__(self) -> dict[str, object]:
+        if not self.by_value:
+            return self.__dict__
+        state = self._map(Tensor.numpy)
+        return self.__dict__ | state | {"images": state["images"].transpose(0, 2, 3, 1)}  # their layout in memory
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        self.__dict__.update(state)
+        if self.by_value:
+            self.__dict__.update(self._map(torch.from_numpy))
+            self.images = self.images.permute(0, 3, 1, 2)
 
     def to(self, device: torch.device) -> "Batch":
-        """Move the tensors, without waiting where the memory is pinned."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        """Move the tensors, asynchronously if their memory is pinned."""
+        self.__dict__.update(self._map(lambda tensor: tensor.to(device, non_blocking=True)))
+        return self
 
     def pin_memory(self) -> "Batch":
         """Called by the data loader's pinning thread."""
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        for name in ("images", "labels", "boxes", "box_labels", "box_kinds", "masks"):
-            if (tensor := getattr(self, name)) is not None:
-                setattr(self, name, function(tensor))
+        self.__dict__.update(self._map(Tensor.pin_memory))
         return self
+
+    def _map(self, function: Callable[[Any], Any]) -> dict[str, Any]:
+        """A function's result for each tensor, by attribute."""
+        values = {name: getattr(self, name) for name in ("images", "labels", "masks", "has_mask")}
+        made = {name: function(value) for name, value in values.items() if value is not None}
+        return made if self.boxes is None else made | {"boxes": BoxTargets(*map(function, self.boxes))}
 
 
 def sample_seed(*parts: int) -> int:
@@ -73,7 +106,7 @@ def sample_seed(*parts: int) -> int:
 
 
 class BatchSampler(Sampler[BatchKey]):
-    """The order of an epoch, this process's share of it, and where to go on after a resume."""
+    """The order of an epoch, this process's share of it, and where to continue after a resume."""
 
     def __init__(
         self,
@@ -92,8 +125,8 @@ class BatchSampler(Sampler[BatchKey]):
             batch_size: Per process.
             training: Shuffle, and give every process the same number of full batches (a data set smaller than one
                 batch is repeated to fill it). Otherwise in order, every sample once, with a smaller last batch.
-            seed: Of the order.
-            rank: Of this process.
+            seed: Seed of the order.
+            rank: Rank of this process.
             world_size: Number of processes.
         """
         if length == 0:
@@ -130,22 +163,40 @@ class BatchSampler(Sampler[BatchKey]):
             self.first_batch = 0
 
     def go_on_at(self, epoch: int, batch: int) -> None:
-        """Resume: `batch` batches of `epoch` are done already."""
+        """Resume after `batch` batches of `epoch`."""
         done = batch >= len(self)
         self.epoch = epoch + done
         self.first_batch = 0 if done else batch
 
 
 class BatchDataset(Dataset[Batch]):
-    """Makes whole batches of a data set's samples; runs in the workers."""
+    """Makes whole batches from a data set's samples; runs in the workers."""
 
-    def __init__(self, source: SampleSource, transform: Transform, *, seed: int, on_error: OnError) -> None:
+    def __init__(
+        self,
+        source: SampleSource,
+        transform: Transform,
+        *,
+        seed: int,
+        on_error: OnError,
+        evaluation: bool = False,
+    ) -> None:
+        """Wrap a data set.
+
+        Args:
+            source: The samples.
+            transform: Applied to each sample, with its own seed.
+            seed: Base seed of the transforms.
+            on_error: "raise" or "skip"; see `DataModule`.
+            evaluation: Whether to pass targets as `truth`, at the photos' original sizes; otherwise they are stacked.
+        """
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"data.on_error={on_error!r} is unknown; valid: raise, skip")
         self.source = source
         self.transform = transform
         self.seed = seed
         self.on_error = on_error
+        self.evaluation = evaluation
 
     def __len__(self) -> int:
         return len(self.source)
@@ -153,7 +204,9 @@ class BatchDataset(Dataset[Batch]):
     def __getitem__(self, key: BatchKey) -> Batch:
         skipped: list[str] = []
         try:
-            return collate([self._sample(key.epoch, index, skipped) for index in key.indices], skipped)
+            samples = [self._sample(key.epoch, index, skipped) for index in key.indices]
+            batch = collate(samples, skipped, evaluation=self.evaluation)
+            return batch if get_worker_info() is None else batch.share()
         except DataError as error:
             return Batch(torch.empty(0, dtype=torch.uint8), [], error=str(error))
 
@@ -172,41 +225,30 @@ class BatchDataset(Dataset[Batch]):
 
 
 _NO_IMAGE = np.empty((0, 0, 3), np.uint8)
-_BOX_STEP = 16  # padding to a multiple keeps shapes few, for compiled code
 
 
-def collate(samples: Sequence[Sample], skipped: list[str]) -> Batch:
-    """Stack samples of one image size."""
+def collate(samples: Sequence[Sample], skipped: list[str], *, evaluation: bool = False) -> Batch:
+    """Stack samples of one image size.
+
+    Args:
+        samples: N of them.
+        skipped: Messages about unreadable files.
+        evaluation: Whether boxes and masks are at the photos' original sizes, and passed unchanged.
+
+    Raises:
+        DataError: If a mask's size differs from its image's.
+    """
     images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
-    batch = Batch(images, [sample.image_id for sample in samples], skipped=skipped)
-    if all(sample.size is not None for sample in samples):
+    batch = Batch(images, [sample.image_id for sample in samples], stack_labels(samples), skipped=skipped)
+    batch.lacking = frozenset(
+        name for name in ("label", "boxes", "mask") if any(getattr(sample, name) is None for sample in samples)
+    )
+    for sample in samples:
+        check_mask(sample, sample.size if evaluation else sample.image.shape[:2])
+    if evaluation:
         batch.truth = [replace(sample, image=_NO_IMAGE) for sample in samples]
-    elif all(sample.boxes is not None for sample in samples):
-        _pad_boxes(batch, samples)
-    else:
-        masks = [sample.mask for sample in samples if sample.mask is not None and sample.mask.shape == images.shape[2:]]
-        if len(masks) == len(samples):
-            batch.masks = torch.from_numpy(np.stack(masks))
-    labels = [sample.label for sample in samples if sample.label is not None]
-    if len(labels) == len(samples):
-        batch.labels = torch.tensor(labels)
+        return batch
+    batch.boxes = stack_boxes(samples)
+    if (stacked := stack_masks(samples)) is not None:
+        batch.masks, batch.has_mask = stacked
     return batch
-
-
-def _pad_boxes(batch: Batch, samples: Sequence[Sample]) -> None:
-    counts = [0 if sample.labels is None else len(sample.labels) for sample in samples]
-    shape = (len(samples), -(-max(counts) // _BOX_STEP) * _BOX_STEP)
-    boxes, labels, kinds = torch.zeros(*shape, 4), torch.zeros(shape).long(), torch.zeros(shape, dtype=torch.uint8)
-    height, width = batch.images.shape[-2:]
-    for i, (sample, n) in enumerate(zip(samples, counts, strict=True)):
-        if not n:
-            continue
-        assert sample.boxes is not None
-        assert sample.labels is not None
-        boxes[i, :n] = torch.from_numpy(sample.boxes) / torch.tensor([width, height, width, height])
-        labels[i, :n] = torch.from_numpy(sample.labels)
-        kinds[i, :n] = BoxKind.OBJECT
-        for mask, kind in ((sample.is_crowd, BoxKind.CROWD), (sample.difficult, BoxKind.DIFFICULT)):
-            if mask is not None:
-                kinds[i, :n][torch.from_numpy(mask)] = kind
-    batch.boxes, batch.box_labels, batch.box_kinds = boxes, labels, kinds

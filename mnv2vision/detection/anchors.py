@@ -1,5 +1,6 @@
 """The default boxes of SSD, as TensorFlow's ssd_anchor_generator lays them out."""
 
+import operator
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -46,10 +47,35 @@ def make_anchors(
         column and shape. It is shared between calls: it must not be changed in place.
     """
     sizes = tuple((rows, columns) for rows, columns in map_sizes)
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        sides = [side for size in sizes for side in size]
+        anchors: Tensor = _in_compiled_code(sides, list(image_size), reduce_lowest, device or torch.device("cpu"))
+        return anchors
     # What is made while a model is traced, with stand-ins for tensors, must not be kept: it belongs to that graph.
     is_traced = torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor
     on_device = _on_device.__wrapped__ if is_traced else _on_device
     return on_device(sizes, tuple(image_size), reduce_lowest, device)
+
+
+# An operator, which the compiler does not look into: it would trace the NumPy below into the graph, to be computed and
+# copied to the device in every step. A copy, as compiled code may write into what operators give it. Not within CUDA
+# graphs: what is made in one would be kept in the cache, though the memory is the graph's.
+_TAGS = tuple(getattr(torch.Tag, name) for name in ("cudagraph_unsafe",) if hasattr(torch.Tag, name))  # since 2.9
+
+
+@torch.library.custom_op("mnv2vision::anchors", mutates_args=(), tags=_TAGS)
+def _in_compiled_code(
+    sides: Sequence[int], image_size: Sequence[int], reduce_lowest: bool, device: torch.device
+) -> Tensor:
+    sizes = tuple(zip(sides[::2], sides[1::2], strict=True))
+    return _on_device(sizes, (image_size[0], image_size[1]), reduce_lowest, device).clone()
+
+
+@_in_compiled_code.register_fake
+def _(sides: Sequence[int], image_size: Sequence[int], reduce_lowest: bool, device: torch.device) -> Tensor:
+    per_cell = anchors_per_cell(len(sides) // 2, reduce_lowest=reduce_lowest)
+    areas = (rows * columns for rows, columns in zip(sides[::2], sides[1::2], strict=True))
+    return torch.empty(sum(map(operator.mul, areas, per_cell)), 4, device=device)
 
 
 @lru_cache(maxsize=32)

@@ -1,16 +1,17 @@
-"""COCO's twelve numbers, by faster-coco-eval, which repeats pycocotools to the last digit."""
+"""COCO's twelve numbers, by hotcoco, which repeats pycocotools to the last digit."""
 
-import logging
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.data.sample import Sample
-from mnv2vision.detection.results import Collector, ImageResult, xywh
+from mnv2vision.detection.results import Collector, ImageResult, remark_on_objects, xywh
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+_NOTHING = dict.fromkeys(METRICS, -1.0)
 _ALL, _HUNDRED = 0, 2  # COCOeval's indices of all sizes, and of 100 detections an image
 
 
@@ -41,20 +42,32 @@ class CocoEvaluator(Collector):
         super().reset()
         self.precision: NDArray[np.float64] = np.full((10, 101, len(self.names)), -1.0)
         self._objects: NDArray[np.int64] = np.zeros(len(self.names), np.int64)
+        self._ignored = 0
 
     def compute(self) -> dict[str, float]:
         """The twelve numbers in 0..1 over the images of all processes; -1, as COCO has it, where nothing is to find."""
         results = self.collect()
-        truth = _ground_truth(results, len(self.names))
-        self._objects = np.bincount(
-            [item["category_id"] for item in truth["annotations"] if not item["iscrowd"]], minlength=len(self.names)
-        )
-        if not truth["annotations"]:
+        truth = _ground_truth(results)
+        counts = ~truth.crowds
+        self._objects = np.bincount(truth.labels[counts], minlength=len(self.names))
+        self._ignored = int(truth.crowds.sum())
+        if not len(truth.labels):
             self.precision = np.full((10, 101, len(self.names)), -1.0)
-            return dict.fromkeys(METRICS, -1.0)
-        evaluation = _evaluate(truth, _found(results))
+            return dict(_NOTHING)
+        evaluation = _evaluate(truth, _found(results), len(results), len(self.names))
         self.precision = evaluation.eval["precision"][:, :, :, _ALL, _HUNDRED]
-        return {name: float(value) for name, value in zip(METRICS, evaluation.stats, strict=False)}
+        return _figures(evaluation)
+
+    def figures(self, results: Sequence[ImageResult]) -> dict[str, float]:
+        """See `compute`."""
+        truth = _ground_truth(results)
+        if not len(truth.labels):
+            return dict(_NOTHING)
+        return _figures(_evaluate(truth, _found(results), len(results), len(self.names)))
+
+    def remarks(self) -> list[str]:
+        """What the figures cannot tell, in a line each, after `compute`."""
+        return remark_on_objects(self.names, self._objects, len(self.results), self._ignored, "AP and AR")
 
     def per_class(self) -> list[ClassAp]:
         """A row per class, after `compute`."""
@@ -83,61 +96,57 @@ class CocoEvaluator(Collector):
         return {f"IoU {0.5 + 0.05 * i:.2f}": (recall, self.precision[i][:, known].mean(1)) for i in (0, 5, 8)}
 
 
-def _ground_truth(results: Sequence[ImageResult], num_classes: int) -> dict[str, list[dict[str, Any]]]:
-    annotations: list[dict[str, Any]] = []
+class _Truth(NamedTuple):
+    """All objects: indices of their images (n,), labels (n,), boxes (n, 4) xywh, areas (n,), crowds (n,)."""
+
+    images: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    crowds: NDArray[np.bool_]
+
+
+def _ground_truth(results: Sequence[ImageResult]) -> _Truth:
+    parts = [_Truth(*(np.empty((0, *shape)) for shape in ((), (), (4,), (), ())))]
     for index, result in enumerate(results):
-        sample: Sample = result.truth
-        assert sample.boxes is not None
-        assert sample.labels is not None
-        count = len(sample.labels)
-        boxes = xywh(sample.boxes)
-        areas = boxes[:, 2] * boxes[:, 3] if sample.areas is None else sample.areas
-        crowd = np.zeros(count, bool) if sample.is_crowd is None else sample.is_crowd
-        rows = zip(boxes.tolist(), sample.labels.tolist(), areas.tolist(), crowd.tolist(), strict=True)
-        for box, label, area, is_crowd in rows:
-            number = len(annotations) + 1  # from 1: COCOeval takes 0 for "matches nothing"
-            annotations.append(
-                {
-                    "id": number,
-                    "image_id": index,
-                    "category_id": label,
-                    "bbox": box,
-                    "area": area,
-                    "iscrowd": int(is_crowd),
-                }
-            )
-    return {
-        "images": [{"id": index} for index in range(len(results))],
-        "categories": [{"id": label, "name": str(label)} for label in range(num_classes)],
-        "annotations": annotations,
-    }
+        truth = result.truth
+        count = len(truth)
+        boxes = xywh(truth.boxes)
+        areas = boxes[:, 2] * boxes[:, 3] if truth.areas is None else truth.areas
+        parts.append(_Truth(np.full(count, index), truth.labels, boxes, areas, truth.crowd))
+    images, labels, boxes, areas, crowds = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return _Truth(images.astype(np.int64), labels.astype(np.int64), boxes, areas, crowds.astype(bool))
 
 
-def _found(results: Sequence[ImageResult]) -> list[dict[str, Any]]:
-    """Detections as COCO's loadRes makes them of a result file, but for the outlines it adds, which boxes need not."""
-    rows: list[dict[str, Any]] = []
+def _found(results: Sequence[ImageResult]) -> NDArray[np.float64]:
+    """All detections, as rows of image, x, y, width, height, score, label."""
+    parts = [np.empty((0, 7))]
     for index, result in enumerate(results):
-        boxes = xywh(result.found.boxes)
-        areas = (boxes[:, 2] * boxes[:, 3]).tolist()
-        scores = result.found.scores.astype(np.float64).tolist()
-        entries = zip(boxes.tolist(), areas, scores, result.found.labels.tolist(), strict=True)
-        rows += [
-            {"image_id": index, "category_id": label, "bbox": box, "area": area, "score": score, "iscrowd": 0}
-            for box, area, score, label in entries
-        ]
-    for number, row in enumerate(rows, 1):
-        row["id"] = number
-    return rows
+        found = result.found
+        image = np.full(len(found.labels), index, np.float64)
+        parts.append(np.column_stack([image, xywh(found.boxes), found.scores.astype(np.float64), found.labels]))
+    return np.concatenate(parts)
 
 
-def _evaluate(truth: dict[str, Any], found: list[dict[str, Any]]) -> Any:
-    from faster_coco_eval import COCO, COCOeval_faster  # takes half a second to import
+def _figures(evaluation: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(METRICS, evaluation.stats, strict=True)}
 
-    logging.getLogger("faster_coco_eval").setLevel(logging.ERROR)
-    ground = COCO(truth)
-    predicted = COCO({"images": truth["images"], "categories": truth["categories"], "annotations": found})
-    evaluation = COCOeval_faster(ground, predicted, iouType="bbox")
+
+def _evaluate(truth: _Truth, found: NDArray[np.float64], num_images: int, num_classes: int) -> Any:
+    from hotcoco import COCO, COCOeval
+
+    ground = COCO.from_arrays(
+        [{"id": index} for index in range(num_images)],
+        [{"id": label, "name": str(label)} for label in range(num_classes)],
+        truth.images,
+        truth.labels,
+        truth.boxes,
+        area=truth.areas,
+        iscrowd=truth.crowds,
+    )
+    evaluation = COCOeval(ground, ground.load_res(found), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.summarize()
+    with redirect_stdout(io.StringIO()):
+        evaluation.summarize()
     return evaluation

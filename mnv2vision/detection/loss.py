@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mnv2vision.contracts import RawDetections
+from mnv2vision.data.targets import BoxTargets
 from mnv2vision.detection.box_coder import encode
 from mnv2vision.detection.matcher import match
 
@@ -15,20 +17,6 @@ NEGATIVES_PER_POSITIVE = 3
 MIN_NEGATIVES = 3
 
 
-class DetectionTargets(NamedTuple):
-    """The objects of a batch, padded to the same number an image.
-
-    Attributes:
-        boxes: (N, M, 4) float32 (x1, y1, x2, y2) in 0..1 of the network's input.
-        labels: (N, M) int64 in 0..C-1.
-        kinds: (N, M) uint8, see `BoxKind`.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    kinds: Tensor
-
-
 class DetectionLoss(NamedTuple):
     """Scalars in float32; the loss is their sum."""
 
@@ -36,9 +24,7 @@ class DetectionLoss(NamedTuple):
     boxes: Tensor
 
 
-def detection_loss(
-    box_codes: Tensor, class_logits: Tensor, anchors: Tensor, targets: DetectionTargets, scores: Scores = "sigmoid"
-) -> DetectionLoss:
+def detection_loss(raw: RawDetections, targets: BoxTargets, scores: Scores = "sigmoid") -> DetectionLoss:
     """Loss of a batch, divided by the number of its positive anchors.
 
     Of the negatives, each image's hardest three per positive count, three at least. TensorFlow's miner drops negatives
@@ -48,15 +34,16 @@ def detection_loss(
     Source: TF object_detection/core/losses.py and samples/configs/ssdlite_mobilenet_v2_coco.config.
 
     Args:
-        box_codes: (N, A, 4).
-        class_logits: (N, A, 1 + C), the background first.
-        anchors: (A, 4), see `make_anchors`.
-        targets: The objects; images may have none.
+        raw: What the network gave.
+        targets: The objects; images may have none. Those without this target do not count.
         scores: "sigmoid" is TensorFlow's: a cross entropy per class, the background among them; "softmax" is the SSD
             paper's: one over all classes.
     """
+    raw.check()
+    box_codes, class_logits, anchors = raw.box_codes, raw.class_logits, raw.anchors
     if not targets.kinds.shape[1]:  # gather needs something to choose from
-        targets = DetectionTargets(F.pad(targets.boxes, (0, 0, 0, 1)), *(F.pad(part, (0, 1)) for part in targets[1:]))
+        labels, kinds = (F.pad(part, (0, 1)) for part in (targets.labels, targets.kinds))
+        targets = BoxTargets(F.pad(targets.boxes, (0, 0, 0, 1)), labels, kinds, targets.present)
     matches = match(targets.boxes, targets.kinds, anchors)
     positive = matches.positive
     classes = torch.where(positive, targets.labels.gather(1, matches.box_index) + 1, 0)
@@ -69,7 +56,7 @@ def detection_loss(
         candidates = class_loss.masked_fill(positive | matches.ignored, -torch.inf)
         rank = candidates.argsort(dim=1, descending=True).argsort(dim=1)
         wanted = (NEGATIVES_PER_POSITIVE * positive.sum(dim=1, keepdim=True)).clamp(min=MIN_NEGATIVES)
-        negative = (rank < wanted) & ~positive & ~matches.ignored
+        negative = (rank < wanted) & ~positive & ~matches.ignored & targets.present[:, None]
     class_loss = (class_loss * (positive | negative)).sum()
 
     # Of all anchors, the others' codes set to zero: to pick the positives out would mean to wait for the device.

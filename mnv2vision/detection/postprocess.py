@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import nms
 
+from mnv2vision.contracts import RawDetections
 from mnv2vision.detection.box_coder import area, decode
 from mnv2vision.detection.loss import Scores
-from mnv2vision.errors import ConfigError
 
 MAX_DETECTIONS = 100
 SCORE_THRESHOLD = 1e-8
@@ -33,13 +33,6 @@ class BatchDetections(NamedTuple):
     counts: Tensor
 
 
-def check_max_detections(value: int) -> int:
-    """The number of detections an image, if it is one; else ConfigError."""
-    if type(value) is not int or value < 1:
-        raise ConfigError(f"max_detections={value!r} must be a whole number, at least 1")
-    return value
-
-
 def class_scores(class_logits: Tensor, scores: Scores) -> Tensor:
     """Scores (..., C) in 0..1 of class logits (..., 1 + C); the background is left out."""
     logits = class_logits.float()
@@ -47,9 +40,7 @@ def class_scores(class_logits: Tensor, scores: Scores) -> Tensor:
 
 
 def detect(
-    box_codes: Tensor,
-    class_logits: Tensor,
-    anchors: Tensor,
+    raw: RawDetections,
     *,
     scores: Scores = "sigmoid",
     nms_iou: float = 0.6,
@@ -66,15 +57,15 @@ def detect(
     leaves nothing, are dropped first.
 
     Args:
-        box_codes: (N, A, 4).
-        class_logits: (N, A, 1 + C), the background first.
-        anchors: (A, 4), see `make_anchors`.
+        raw: What the network gave.
         scores: How logits become scores.
         nms_iou: Boxes of a class that overlap a better one by more are dropped.
         score_threshold: Boxes with less are dropped.
         max_detections: D of the result.
         classes: Labels to look for, by which the result's labels count; all by default.
     """
+    raw.check()
+    box_codes, class_logits, anchors = raw.box_codes, raw.class_logits, raw.anchors
     # Sigmoids are monotonous: they are needed of the candidates only.
     ranked = class_logits[..., 1:] if scores == "sigmoid" else class_scores(class_logits, scores)
     if classes is not None:

@@ -8,47 +8,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.atomic import write_text
-from mnv2vision.data.sample import Sample
-from mnv2vision.detection.postprocess import BatchDetections
-from mnv2vision.distributed import gather
+from mnv2vision.common.atomic import write_text
+from mnv2vision.common.distributed import gather
+from mnv2vision.common.text import few
+from mnv2vision.data.sample import Boxes, Sample
 from mnv2vision.errors import DataError
-from mnv2vision.preprocessing import Preprocessing
-
-
-@dataclass(frozen=True)
-class Detections:
-    """An image's detections, at the photo's own size, best first.
-
-    Attributes:
-        boxes: (n, 4) float (x1, y1, x2, y2) in pixels.
-        scores: (n,) float in 0..1.
-        labels: (n,) int64 in 0..C-1.
-    """
-
-    boxes: NDArray[np.floating]
-    scores: NDArray[np.floating]
-    labels: NDArray[np.int64]
-
-
-def to_photos(
-    batch: BatchDetections, preprocessing: Preprocessing, sizes: Sequence[tuple[int, int]]
-) -> list[Detections]:
-    """Detections of a batch at the sizes (height, width) of the photos."""
-    boxes, scores, labels = (tensor.cpu().numpy() for tensor in batch[:3])
-    return [
-        Detections(preprocessing.to_photo(boxes[i, :n], *size), scores[i, :n], labels[i, :n])
-        for i, (n, size) in enumerate(zip(batch.counts.tolist(), sizes, strict=True))
-    ]
+from mnv2vision.predictions.detection import Detection
 
 
 @dataclass
 class ImageResult:
-    """An image's detections beside what is right."""
+    """An image's detections beside what is right, in the photo's pixels."""
 
     image_id: int | str
-    found: Detections
-    truth: Sample
+    found: Detection
+    truth: Boxes
 
 
 class Collector:
@@ -63,10 +37,11 @@ class Collector:
         self.results: list[ImageResult] = []
         """Of all processes' images, in order of their ids, after `collect`."""
 
-    def update(self, predictions: Sequence[Detections], targets: Sequence[Sample]) -> None:
-        """Add images: what was found, and their samples (boxes in the photo's pixels; the image is not needed)."""
-        for found, truth in zip(predictions, targets, strict=True):
-            self._own[truth.image_id] = ImageResult(truth.image_id, found, truth)
+    def update(self, predictions: Sequence[Detection], targets: Sequence[Sample]) -> None:
+        """Add images: what was found, and their samples; those whose objects are not annotated do not count."""
+        for found, sample in zip(predictions, targets, strict=True):
+            if sample.boxes is not None:
+                self._own[sample.image_id] = ImageResult(sample.image_id, found, sample.boxes)
 
     def collect(self) -> list[ImageResult]:
         """The results of all processes, in an order that does not depend on how many there are."""
@@ -76,6 +51,47 @@ class Collector:
         numbers = all(isinstance(image_id, int) for image_id in merged)
         self.results = [merged[key] for key in sorted(merged, key=None if numbers else str)]
         return self.results
+
+    @property
+    def images(self) -> int:
+        """See `Evaluator.images`."""
+        return len(self.results)
+
+    def resampled(self, counts: NDArray[np.int64]) -> dict[str, float]:
+        """See `Evaluator.resampled`."""
+        repeated = zip(self.results, counts.tolist(), strict=True)
+        return self.figures([result for result, count in repeated for _ in range(count)])
+
+    def figures(self, results: Sequence[ImageResult]) -> dict[str, float]:
+        """The metrics of some images' results; of each evaluator."""
+        raise NotImplementedError
+
+
+def remark_on_objects(
+    names: Sequence[str], objects: NDArray[np.int64], images: int, ignored: int, figures: str
+) -> list[str]:
+    """What average precision cannot tell of images that lack objects, in a line each.
+
+    Args:
+        names: Class names by label.
+        objects: (C,) numbers of objects that count.
+        images: How many there are.
+        ignored: Number of objects that do not count (crowds, difficult ones).
+        figures: What is measured, in words.
+    """
+    if not images:
+        return []
+    if not objects.any():
+        others = f" ({ignored} are crowds or difficult)" if ignored else ""
+        return [f"none of the {images} images has an object that counts{others}: {figures} cannot be measured"]
+    missing = [name for name, count in zip(names, objects, strict=True) if not count]
+    if not missing:
+        return []
+    have = "has" if len(missing) == 1 else "have"
+    return [
+        f"{len(missing)} of the {len(names)} classes {have} no objects in the images ({few(missing)}):"
+        f" the mean is over the others"
+    ]
 
 
 def write_results(path: Path, results: Iterable[ImageResult], category_ids: Sequence[int]) -> None:
@@ -99,7 +115,7 @@ def write_results(path: Path, results: Iterable[ImageResult], category_ids: Sequ
     write_text(path, "[" + ",\n".join(json.dumps(row) for row in rows) + "]\n")
 
 
-def read_results(path: Path, category_ids: Sequence[int]) -> dict[int | str, Detections]:
+def read_results(path: Path, category_ids: Sequence[int]) -> dict[int | str, Detection]:
     """Read a result file of ours or of another tool, by image id.
 
     Raises:
@@ -128,9 +144,9 @@ def read_results(path: Path, category_ids: Sequence[int]) -> dict[int | str, Det
     return {image_id: _detections(entries) for image_id, entries in by_image.items()}
 
 
-def _detections(entries: Sequence[tuple[float, list[float], int]]) -> Detections:
+def _detections(entries: Sequence[tuple[float, list[float], int]]) -> Detection:
     scores, boxes, labels = zip(*sorted(entries, key=lambda entry: -entry[0]), strict=True)
-    return Detections(np.array(boxes, np.float32), np.array(scores, np.float64), np.array(labels, np.int64))
+    return Detection(np.array(boxes, np.float32), np.array(scores, np.float64), np.array(labels, np.int64))
 
 
 def xywh(boxes: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.detection.results import Collector, ImageResult
+from mnv2vision.detection.results import Collector, ImageResult, remark_on_objects
 
 METRICS = ("mAP", "mAP_07")
 
@@ -44,33 +44,45 @@ class VocEvaluator(Collector):
         """Forget all images."""
         super().reset()
         self._rows: list[VocClassAp] = []
+        self._ignored = 0
         self._curves: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
 
     def compute(self) -> dict[str, float]:
-        """`mAP` and `mAP_07` in 0..1: means over the classes with objects, of all processes' images; -1 without any."""
+        """`mAP` and `mAP_07` in 0..1, means over the classes with objects in all processes' images; NaN without any."""
         results = self.collect()
+        self._rows, self._curves = self._judge(results)
+        self._ignored = sum(len(result.truth) for result in results) - sum(row.objects for row in self._rows)
+        return _means(self._rows)
+
+    def figures(self, results: Sequence[ImageResult]) -> dict[str, float]:
+        """See `compute`."""
+        return _means(self._judge(results)[0])
+
+    def _judge(
+        self, results: Sequence[ImageResult]
+    ) -> tuple[list[VocClassAp], dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]:
+        """Average precisions, and recall and precision of the classes with objects."""
         hits: dict[int, list[tuple[float, int]]] = defaultdict(list)
         objects: NDArray[np.int64] = np.zeros(len(self.names), np.int64)
         for result in results:
             self._match(result, hits, objects)
-        self._rows, self._curves = [], {}
+        rows, curves = [], {}
         for label, name in enumerate(self.names):
             if not objects[label]:
-                self._rows.append(VocClassAp(name, 0, None, None))
+                rows.append(VocClassAp(name, 0, None, None))
                 continue
             recall, precision = _curve(hits[label], int(objects[label]))
-            self._curves[name] = (recall, precision)
+            curves[name] = (recall, precision)
             row = VocClassAp(
                 name, int(objects[label]), average_precision(recall, precision), eleven_points(recall, precision)
             )
-            self._rows.append(row)
-        known = [row for row in self._rows if row.AP is not None]
-        if not known:
-            return dict.fromkeys(METRICS, -1.0)
-        return {
-            "mAP": float(np.mean([row.AP for row in known if row.AP is not None])),
-            "mAP_07": float(np.mean([row.AP_07 for row in known if row.AP_07 is not None])),
-        }
+            rows.append(row)
+        return rows, curves
+
+    def remarks(self) -> list[str]:
+        """What the figures cannot tell, in a line each, after `compute`."""
+        objects = np.array([row.objects for row in self._rows], np.int64)
+        return remark_on_objects(self.names, objects, len(self.results), self._ignored, "mAP")
 
     def per_class(self) -> list[VocClassAp]:
         """A row per class, after `compute`."""
@@ -83,16 +95,11 @@ class VocEvaluator(Collector):
     def _match(self, result: ImageResult, hits: dict[int, list[tuple[float, int]]], objects: NDArray[np.int64]) -> None:
         """Add an image's objects, and (score, 1 hit / 0 miss) of its detections."""
         truth, found = result.truth, result.found
-        assert truth.boxes is not None
-        assert truth.labels is not None
-        ignored = np.zeros(len(truth.labels), bool)
-        for mask in (truth.difficult, truth.is_crowd):
-            if mask is not None:
-                ignored = ignored | mask
+        ignored = truth.difficult | truth.crowd
         np.add.at(objects, truth.labels[~ignored], 1)
         overlap = _iou(found.boxes.astype(np.float64), truth.boxes.astype(np.float64))
         overlap[found.labels[:, None] != truth.labels[None]] = -1.0
-        taken = np.zeros(len(truth.labels), bool)
+        taken = np.zeros(len(truth), bool)
         best = overlap.argmax(1) if overlap.size else np.zeros(len(found.labels), np.intp)
         for i in np.argsort(-found.scores, kind="stable"):
             entry = (float(found.scores[i]), 0)
@@ -103,6 +110,16 @@ class VocEvaluator(Collector):
                 entry = (entry[0], int(not taken[j]))
                 taken[j] = True
             hits[int(found.labels[i])].append(entry)
+
+
+def _means(rows: Sequence[VocClassAp]) -> dict[str, float]:
+    known = [row for row in rows if row.AP is not None]
+    if not known:
+        return dict.fromkeys(METRICS, float("nan"))
+    return {
+        "mAP": float(np.mean([row.AP for row in known if row.AP is not None])),
+        "mAP_07": float(np.mean([row.AP_07 for row in known if row.AP_07 is not None])),
+    }
 
 
 def _iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,1 +1,1 @@
-"""The paper's tables, and those of other projects, beside what the models here have."""
+"""Tables of the paper and of other projects, compared with the models here."""

@@ -1,10 +1,10 @@
-"""What the models of the tables have, counted on the meta device."""
+"""Parameters, multiply-adds and memory of the tables' models, counted on the meta device."""
 
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import groupby
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,24 +12,25 @@ from torch import Tensor, nn
 from mnv2vision.backbones import Backbone, create_backbone
 from mnv2vision.backbones.blocks import InvertedResidual
 from mnv2vision.backbones.layers import ConvNormAct
-from mnv2vision.costs import complexity
-from mnv2vision.models import create_model
+from mnv2vision.models.complexity import complexity
+from mnv2vision.models.create import create_model
 from mnv2vision.paper.published import Model
 from mnv2vision.paper.structures import STRUCTURES, ShuffleNet
 
 Value = int | str
 
 
-def build(kind: str, **options: Any) -> Any:
-    """A model of `create_model` ("head": a detector) or of `structures`; random weights, in inference mode."""
+def build(kind: str, **options: object) -> nn.Module:
+    """Build a model of `create_model` ("head": a detector) or of `structures`, in inference mode."""
     if kind in STRUCTURES:
         return STRUCTURES[kind](**options).eval()
-    return create_model("detection" if kind == "head" else kind, **options).eval()
+    create = cast(Callable[..., nn.Module], create_model)  # which checks its options
+    return create("detection" if kind == "head" else kind, **options).eval()
 
 
 @cache
 def measure(model: Model) -> Mapping[str, Value]:
-    """Everything that a table may ask of a model, by column.
+    """All figures of a model that a table may contain, by column.
 
     Returns:
         Of whole models: params, params_without_norm, params_and_statistics, madds (of one image; of all passes where
@@ -40,9 +41,9 @@ def measure(model: Model) -> Mapping[str, Value]:
     """
     options = dict(model.options)
     if model.kind == "stage":
-        return _stage(**options, size=model.size)
+        return _stage(cast(int | None, options["index"]), model.size)
     if model.kind == "map":
-        return _largest_map(**options, size=model.size)
+        return _largest_map(str(options["net"]), cast(int | None, options["side"]), model.size)
     if model.kind == "peak":
         with torch.device("meta"):
             return {"memory": complexity(build("classification", **options), model.size).peak_activation_bytes // 2}
@@ -57,6 +58,7 @@ def measure(model: Model) -> Mapping[str, Value]:
         padding += passes * _space_to_batch_padding(network, size)
     params, params_without_norm = costs.params, costs.params_without_norm
     if model.kind == "head":
+        assert isinstance(network.backbone, Backbone)
         backbone = complexity(network.backbone, model.size)
         madds -= backbone.madds
         params -= backbone.params
@@ -73,15 +75,15 @@ def measure(model: Model) -> Mapping[str, Value]:
 
 
 @cache
-def _skeleton(kind: str, options: tuple[tuple[str, Any], ...]) -> Any:
-    """A model on the meta device whose norms and activations do nothing: they take nearly all the time there."""
+def _skeleton(kind: str, options: tuple[tuple[str, object], ...]) -> nn.Module:
+    """A model on the meta device without norms and activations, which take nearly all the time there."""
     with torch.device("meta"):
         network = build(kind, **dict(options))
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d | nn.ReLU | nn.ReLU6 | nn.Hardswish):
             layer.forward = _same  # type: ignore[method-assign, assignment]  # parameters are still counted
         if isinstance(layer, ConvNormAct):
-            layer.norm = nn.Sequential(layer.norm)  # or `complexity` would fold it
+            layer.norm = nn.Sequential(layer.norm)  # keeps `complexity` from folding it
     return network
 
 
@@ -90,10 +92,10 @@ def _same(x: Tensor) -> Tensor:
 
 
 def _outputs(network: nn.Module, size: tuple[int, int], layers: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
-    """Shapes (N, C, H, W) of what the layers give for an image on the meta device."""
+    """Output shapes (N, C, H, W) of the layers, for an image on the meta device."""
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def note(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         return lambda _module, _inputs, output: shapes.__setitem__(name, tuple(output.shape))
 
     handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
@@ -105,7 +107,7 @@ def _outputs(network: nn.Module, size: tuple[int, int], layers: Mapping[str, nn.
 
 
 def _space_to_batch_padding(network: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-adds on what TensorFlow adds below and to the right of the inputs of dilated convolutions."""
+    """Multiply-adds on the padding that TensorFlow adds to the inputs of dilated convolutions."""
     dilated = {
         name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d) and layer.dilation[0] > 1
     }
@@ -121,7 +123,7 @@ def _space_to_batch_padding(network: nn.Module, size: tuple[int, int]) -> int:
 
 @cache
 def _features(net: str, size: tuple[int, int]) -> tuple[Backbone, dict[str, tuple[int, ...]]]:
-    """A backbone, and the shapes (N, C, H, W) its layers give."""
+    """A backbone, and the output shapes (N, C, H, W) of its layers."""
     with torch.device("meta"):
         names = tuple(name for name, _ in create_backbone(net).layers())
         backbone = create_backbone(net, taps=names).eval()
@@ -130,7 +132,7 @@ def _features(net: str, size: tuple[int, int]) -> tuple[Backbone, dict[str, tupl
 
 
 def _stage(index: int | None, size: tuple[int, int]) -> dict[str, Value]:
-    """A line of table 2: stem, bottlenecks of equal channels, last convolution; or all bottlenecks."""
+    """A row of table 2: stem, bottlenecks of equal channels, last convolution; or all bottlenecks."""
     backbone, shapes = _features("mobilenet_v2", size)
     if index is None:
         return {"n": sum(isinstance(layer, InvertedResidual) for _, layer in backbone.layers())}
@@ -144,7 +146,7 @@ def _stage(index: int | None, size: tuple[int, int]) -> dict[str, Value]:
 
 
 def _largest_map(net: str, side: int | None, size: tuple[int, int]) -> dict[str, Value]:
-    """A line of table 3: the most channels at a size between blocks, and their memory at 16 bit; or the largest."""
+    """A row of table 3: the most channels between blocks at a size, and their memory at 16 bit; or the largest."""
     if net == "ShuffleNet 2x":
         with torch.device("meta"):
             network = ShuffleNet(scale=2.0, groups=2, stem=48).eval()

@@ -1,4 +1,4 @@
-"""Figure 1 of the paper: what ReLU leaves of a spiral in n dimensions, seen from the plane again."""
+"""Figure 1 of the paper: a spiral embedded in n dimensions, after ReLU, projected back to the plane."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +16,11 @@ Points = NDArray[np.float64]
 
 
 class Loss(NamedTuple):
-    """What is lost in n dimensions, over many random embeddings.
+    """The information lost in n dimensions, over many random embeddings.
 
     Attributes:
-        error: Relative root mean square distance from the original after the best scaling, by seed: 0 is the spiral
-            itself, 1 is no better than a single point.
+        error: Relative RMS distance from the original after the best scaling, by seed: 0 is the spiral itself, 1 is
+            as bad as a single point.
         lost: Share of the spiral, by seed, where fewer than two of the n values pass ReLU, so that the map cannot be
             inverted.
     """
@@ -30,7 +30,7 @@ class Loss(NamedTuple):
 
 
 def spiral(points: int = 1000, turns: float = 2.5) -> Points:
-    """(points, 2) of an Archimedean spiral around the origin, of radius up to 1."""
+    """(points, 2) coordinates of an Archimedean spiral around the origin, with a radius up to 1."""
     t = np.linspace(0.02, 1, points)
     angle = 2 * np.pi * turns * t
     return np.stack([t * np.cos(angle), t * np.sin(angle)], axis=1)
@@ -41,11 +41,11 @@ def embed_and_return(points: Points, dimension: int, seed: int) -> tuple[Points,
 
     Args:
         points: (N, 2).
-        dimension: n, of the space of the embedding.
-        seed: Of T, whose n x 2 values are normally distributed.
+        dimension: n, of the embedding.
+        seed: For T, whose n x 2 values are normally distributed.
 
     Returns:
-        The points (N, 2) in the plane again, and which of the n values (N, n) have passed ReLU.
+        The points (N, 2) back in the plane, and which of the n values (N, n) passed ReLU.
     """
     matrix = np.random.default_rng(seed).standard_normal((dimension, 2))
     embedded = points @ matrix.T
@@ -53,13 +53,13 @@ def embed_and_return(points: Points, dimension: int, seed: int) -> tuple[Points,
 
 
 def relative_error(points: Points, returned: Points) -> float:
-    """Relative RMS distance after scaling `returned` by the best factor: of symmetric values, ReLU leaves half."""
+    """Relative RMS distance after scaling `returned` by the best factor, as ReLU halves symmetric values."""
     factor = np.sum(points * returned) / np.sum(returned**2)
     return float(np.linalg.norm(points - factor * returned) / np.linalg.norm(points))
 
 
 def loss(dimension: int, seeds: int = _SEEDS) -> Loss:
-    """What is lost in `dimension` dimensions, for the seeds from 0 on."""
+    """The loss in `dimension` dimensions, for seeds from 0 on."""
     points = spiral()
     results = [embed_and_return(points, dimension, seed) for seed in range(seeds)]
     error = np.array([relative_error(points, returned) for returned, _ in results])
@@ -84,7 +84,7 @@ def draw(output: Path) -> list[str]:
     panels[0].scatter(*points.T, c=colors, cmap="viridis", s=3, rasterized=True)
     panels[0].set_title("input", fontsize=10)
     for axes, (dimension, found) in zip(panels[1:], losses.items(), strict=True):
-        # The embedding of the median error, so that no panel is a lucky one.
+        # The embedding with the median error, so that no panel is a lucky one.
         seed = int(np.argsort(found.error)[_SEEDS // 2])
         axes.scatter(*embed_and_return(points, dimension, seed)[0].T, c=colors, cmap="viridis", s=3, rasterized=True)
         axes.set_title(f"n = {dimension}, error {found.error[seed]:.2f}", fontsize=10)

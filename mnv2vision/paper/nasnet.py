@@ -1,4 +1,4 @@
-"""NASNet-A (arXiv 1707.07012, figures 2 and 4), which table 4 compares with: a structure to count, not to train."""
+"""NASNet-A (arXiv 1707.07012, figures 2 and 4), for table 4: a structure to count, not to train."""
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class NasNetA(nn.Module):
             classes: Number of classes.
         """
         super().__init__()
-        # Unlike all others, the very first convolution is not padded.
+        # Unlike all others, the first convolution is not padded.
         self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, 2, bias=False), nn.BatchNorm2d(stem))
         plan = [(filters // 4, True), (filters // 2, True), *[(filters, False)] * cells]
         for count in (2 * filters, 4 * filters):
@@ -50,7 +50,7 @@ class _Cell(nn.Module):
         """Build it.
 
         Args:
-            previous: Channels of the cell before the last; 0 where there is none, and the last one's stand in.
+            previous: Channels of the cell before the last; 0 if there is none, and the last one is used twice.
             current: Channels of the last cell.
             count: Channels in here.
             reduces: Whether the height and the width are halved.
@@ -106,7 +106,7 @@ class _Cell(nn.Module):
 
 
 class _Halve(nn.Module):
-    """Half the height and the width: two 1x1 convolutions on every other pixel, one of them a pixel further."""
+    """Halves height and width: two 1x1 convolutions on every other pixel, one of them shifted by a pixel."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Plots of the published figures (matplotlib): the same picture at every run, as PNG and as SVG."""
+"""Plots of the published figures (matplotlib), reproducible byte for byte, as PNG and SVG."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mnv2vision.atomic import atomic_path
+from mnv2vision.common.atomic import atomic_path
 from mnv2vision.errors import ConfigError
 from mnv2vision.paper.published import TABLE_3, Row, Table
 from mnv2vision.paper.published_classification import SLIM_V1, SLIM_V2, SLIM_V3, TABLE_4
@@ -22,7 +22,7 @@ _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
 
 
 def write(figure: Figure, path: Path) -> list[Path]:
-    """Write `path`.png and `path`.svg, the same bytes for the same figure."""
+    """Write `path`.png and `path`.svg, with the same bytes for the same figure."""
     FigureCanvasAgg(figure)
     paths = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]
     with matplotlib.rc_context({"svg.hashsalt": "mnv2vision"}):
@@ -53,12 +53,12 @@ def draw(name: str, output: Path) -> list[Path]:
 
 
 def number(text: str) -> float:
-    """A published figure such as 3.47M or 72.0, in units of one."""
+    """The value of a published figure such as 3.47M or 72.0."""
     return float(text[:-1]) * _UNITS[text[-1]] if text[-1] in _UNITS else float(text)
 
 
 class Point(NamedTuple):
-    """A row with the figure of each axis; `computed` where x is not published but counted here."""
+    """A row with its x and y; `computed` if x is counted here instead of published."""
 
     row: Row
     x: float
@@ -67,9 +67,9 @@ class Point(NamedTuple):
 
 
 def points(table: Table, x: str, y: str) -> Iterator[Point]:
-    """The rows of a table that have both figures: y as published, x as published or else counted.
+    """The rows of a table that have both figures: y as published, x as published or counted here.
 
-    Left out are those that repeat another row's network: quantised, or trained by distillation.
+    Rows that repeat another row's network, quantised or distilled, are left out.
 
     Args:
         table: What is published.

@@ -1,8 +1,8 @@
-"""Published figures: what a table, a row and a model to count are, and the tables of the paper (arXiv 1801.04381)."""
+"""Published figures: records for tables, rows and models, and tables 2 and 3 of the paper (arXiv 1801.04381)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 Rounding = Literal["truncated", "rounded", "either"]
 
@@ -11,20 +11,20 @@ class Model(NamedTuple):
     """How the model of a row is built and counted.
 
     Attributes:
-        kind: A task of `create_model`, "head" (a detector without its backbone), "stage", "map" and "peak" (of
-            tables 2 and 3), or a function of `structures`.
+        kind: A task of `create_model`, "head" (a detector without its backbone), "stage", "map" or "peak" (for
+            tables 2 and 3), or a key of `structures.STRUCTURES`.
         size: (height, width) of the input in pixels.
-        options: Of the model.
-        scales: Of the input; with more than one, each is counted twice, for the mirror image ("MF" in table 7).
+        options: Options of the model.
+        scales: Input scales; with more than one, each is counted twice, for the flipped image ("MF" in table 7).
     """
 
     kind: str
     size: tuple[int, int]
-    options: tuple[tuple[str, Any], ...] = ()
+    options: tuple[tuple[str, object], ...] = ()
     scales: tuple[float, ...] = (1.0,)
 
 
-def model(kind: str, size: int | tuple[int, int], scales: tuple[float, ...] = (1.0,), **options: Any) -> Model:
+def model(kind: str, size: int | tuple[int, int], scales: tuple[float, ...] = (1.0,), /, **options: object) -> Model:
     """A `Model` from keywords."""
     return Model(kind, (size, size) if isinstance(size, int) else size, tuple(options.items()), scales)
 
@@ -35,9 +35,9 @@ class Row:
 
     Attributes:
         name: As published.
-        model: What to count; None where nothing here has this structure.
-        figures: As published, by column: "3.47M" says its precision and its unit.
-        reasons: Why a figure is not exact, by column; "model" says why there is none.
+        model: The model to count; None if it cannot be built here.
+        figures: As published, by column: "3.47M" gives precision and unit.
+        reasons: Why a figure is not exact, by column; "model" says why there is no model.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Table:
 
     Attributes:
         name: What `table=` takes.
-        title: What it shows.
+        title: Heading.
         source: Where it is published.
         rows: Its rows.
-        rounding: How its figures are made of the arithmetic.
-        params: Which parameters it counts: all, all but batch norm's, or all and the running statistics.
+        rounding: How its figures are rounded.
+        params: Which parameters it counts: all, all except batch norm's, or all plus the running statistics.
         madds: What its multiply-adds count: convolutions and matrix products; those on the padding of TensorFlow's
             space_to_batch as well; or one for each channel of a batch norm as well. See `counts`.
-        notes: What a reader of it has to know.
+        notes: Notes for the reader.
     """
 
     name: str
@@ -97,14 +97,14 @@ TABLE_2 = Table(
             "bottlenecks, section 4",
             model("stage", 224, index=None),
             {"n": "19"},
-            {"n": "the text says 19; the n of the table's own bottlenecks sum up to 17, as in TF-slim"},
+            {"n": "the text says 19; the n of the bottlenecks in the table sum to 17, as in TF-slim"},
         ),
     ),
 )
 
-_HALVED = "the table pairs the channels behind a stride of 2 with the size before it"
-_TWO_DIGITS = "the table has one or two digits"
-_STEM = "the stem has 24 channels at scale 1 (arXiv 1707.01083, table 1), which makes 48, as the table has at 56x56"
+_HALVED = "the table pairs the channels after a stride of 2 with the size before it"
+_TWO_DIGITS = "the table gives only one or two digits"
+_STEM = "the stem has 24 channels at scale 1 (arXiv 1707.01083, table 1), so 48 here, as the table has at 56x56"
 
 
 def _map(net: str, size: str, most: str, kilobytes: str, **reasons: str) -> Row:
@@ -123,7 +123,7 @@ TABLE_3 = Table(
         _map("MobileNetV1", "56x56", "128", "800K"),
         _map("MobileNetV1", "28x28", "256", "400K"),
         _map("MobileNetV1", "14x14", "512", "200K"),
-        _map("MobileNetV1", "7x7", "1024", "199K", memory="twice what 1024 channels at 7x7 take"),
+        _map("MobileNetV1", "7x7", "1024", "199K", memory="twice the memory of 1024 channels at 7x7"),
         _map("MobileNetV1", "1x1", "1024", "2K"),
         _map("MobileNetV1", "max", "", "1600K"),
         _map("MobileNetV2", "112x112", "16", "400K"),
@@ -135,15 +135,15 @@ TABLE_3 = Table(
         _map("MobileNetV2", "max", "", "400K"),
         _map("ShuffleNet 2x", "112x112", "32", "800K", channels=_STEM, memory=_STEM),
         _map("ShuffleNet 2x", "56x56", "48", "300K"),
-        _map("ShuffleNet 2x", "28x28", "400", "600K", memory="one digit of what 400 channels take"),
+        _map("ShuffleNet 2x", "28x28", "400", "600K", memory="the memory of 400 channels, rounded to one digit"),
         _map("ShuffleNet 2x", "14x14", "800", "310K"),
         _map("ShuffleNet 2x", "7x7", "1600", "156K"),
         _map("ShuffleNet 2x", "1x1", "1600", "3K"),
-        _map("ShuffleNet 2x", "max", "", "600K", memory="the table leaves 112x112 out of its maximum"),
+        _map("ShuffleNet 2x", "max", "", "600K", memory="the table's maximum omits 112x112"),
         Row("MobileNetV1, alive at one time", model("peak", 224, backbone="mobilenet_v1"), {"memory": ""}),
         Row("MobileNetV2, alive at one time", model("peak", 224), {"memory": ""}),
     ),
-    notes="ShuffleNet is counted with g=2, whose channels the table has; it says g=3. 1K is 1000 bytes. A later "
-    "version of the table leaves the size 112x112 out. Alive at one time: in PyTorch, layer by layer, with "
+    notes="ShuffleNet is counted with g=2, which gives the table's channels; the table says g=3. 1K is 1000 bytes. A "
+    "later version of the table omits the size 112x112. Alive at one time: in PyTorch, layer by layer, with "
     "expansions and image.",
 )

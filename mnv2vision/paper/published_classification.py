@@ -1,15 +1,14 @@
 """Published figures of classification: table 4, TensorFlow's checkpoints, and other projects' models."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from mnv2vision.paper.published import PAPER, Row, Table, model
 
 _TF = "tensorflow/models: research/slim/nets"
 _LOW_V1 = "2.6 % low at every size of this width; arXiv 1704.04861, table 6, has 325M at 224"
 _V1_PARAMS = (
-    "not with, not without batch norm, its statistics and the background class; arXiv 1704.04861, table 6, has 4.2M "
-    "and 1.3M, as here"
+    "not matched with or without batch norm, its statistics and the background class; arXiv 1704.04861, table 6, has "
+    "4.2M and 1.3M, as here"
 )
 
 TABLE_4 = Table(
@@ -48,13 +47,13 @@ TABLE_4 = Table(
             model("classification", 224, width=1.4, num_classes=1001),
             {"top1": "74.7", "params": "6.9M", "madds": "585M", "latency": "143ms"},
             {
-                "params": "no way of counting gives it; TensorFlow's table has 6.06M for this model (table=slim_v2)",
+                "params": "not explained by any rule; TensorFlow's table has 6.06M for this model (table=slim_v2)",
                 "madds": "TensorFlow's table has 582M for this model (table=slim_v2)",
             },
         ),
     ),
     params="params_without_norm",
-    notes="1001 classes, as TensorFlow's models have. MobileNetV2's figures are truncated, those of other papers "
+    notes="1001 classes, as in TensorFlow's models. MobileNetV2's figures are truncated, those of other papers "
     "rounded. Latency on a Pixel 1.",
 )
 
@@ -124,7 +123,7 @@ def _v1_reasons(width: float, size: int) -> dict[str, str]:
     if width == 0.75:
         reasons["madds"] = _LOW_V1
     elif (width, size) == (0.25, 192):
-        reasons["madds"] = "breaks the ratio (192 / 224)^2 that all other widths keep"
+        reasons["madds"] = "deviates from the ratio (192 / 224)^2, which all other widths follow"
     elif (width, size) == (0.5, 224):
         reasons["madds"] = "149.496M; arXiv 1704.04861, table 6, has 149M"
     return reasons
@@ -149,14 +148,14 @@ SLIM_V1 = Table(
 )
 
 # With a hidden layer of 1280, Small has 2.948M and 56.92M, at width 0.75 2.410M and 43.77M, minimalistic 52.69M.
-_SMALL = "comes out with a hidden layer of 1280; TensorFlow's graph, torchvision and timm have 1024, as here"
-_SMALL_MADDS = "not explained: 57M with a hidden layer of 1280, too, and torchvision publishes 57M"
+_SMALL = "matches a hidden layer of 1280; TensorFlow's graph, torchvision and timm have 1024, as here"
+_SMALL_MADDS = "not explained: 57M even with a hidden layer of 1280, and torchvision publishes 57M"
 _MINIMALISTIC_MADDS = "not explained: with a hidden layer of 1280 it is 53M"
 
 
 def _v3(name: str, top1: str, params: str, madds: str, latency: str, reasons: Mapping[str, str] | None = None) -> Row:
     net, width = name.lower().split()[:2]
-    options: dict[str, Any] = {"minimalistic": True} if "minimalistic" in name else {}
+    options: dict[str, object] = {"minimalistic": True} if "minimalistic" in name else {}
     spec = model("classification", 224, backbone=f"mobilenet_v3_{net}", width=float(width), num_classes=1001, **options)
     return Row(name, spec, {"top1": top1, "params": params, "madds": madds, "latency": latency}, reasons or {})
 

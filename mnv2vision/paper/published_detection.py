@@ -1,7 +1,5 @@
 """Published figures of detection: tables 5 and 6, and TensorFlow's model zoo."""
 
-from typing import Any
-
 from mnv2vision.paper.published import PAPER, Model, Row, Table, model
 
 TABLE_5 = Table(
@@ -14,11 +12,11 @@ TABLE_5 = Table(
             "SSDLite",
             model("head", 320, num_classes=80),
             {"params": "2.1M", "madds": "0.35B"},
-            {"madds": "twice the multiply-adds: operations, it seems; table 6 would have 1.0B instead of 0.8B with it"},
+            {"madds": "twice the multiply-adds, apparently operations; table 6 would have 1.0B with it, not 0.8B"},
         ),
     ),
-    notes="Without the backbone; 320x320, 80 classes and the background, three anchors a cell on the first map and six "
-    "on the others.",
+    notes="Without the backbone; 320x320, 80 classes and the background, three anchors per cell on the first map and "
+    "six on the others.",
 )
 
 _SSD = "not explained; at 91 columns SSD300 has exactly torchvision's counts (table=torchvision)"
@@ -33,7 +31,7 @@ TABLE_6 = Table(
             model("ssd_vgg", 300, maps=6, columns=81),
             {"mAP": "23.2", "params": "36.1M", "madds": "35.2B"},
             {
-                "params": "SSD512's parameters, printed for SSD300 as well",
+                "params": "SSD512's parameters, given for SSD300 as well",
                 "madds": _SSD,
             },
         ),
@@ -47,7 +45,7 @@ TABLE_6 = Table(
             "YOLOv2",
             model("yolo_v2", 416, classes=80, squeeze=False),
             {"mAP": "21.6", "params": "50.7M", "madds": "17.5B"},
-            {"params": "that of the next row, whose multiply-adds are others"},
+            {"params": "the figure of the next row's network, whose multiply-adds differ"},
         ),
         Row(
             "YOLOv2, VOC's 20 classes, 1x1 to 64 in the passthrough",
@@ -66,22 +64,22 @@ TABLE_6 = Table(
         ),
     ),
     rounding="rounded",
-    notes="mAP on COCO test-dev. Latency on a Pixel 1. The row of VOC's YOLOv2 is not in the paper: of YOLOv2's two "
-    "figures, each belongs to another network.",
+    notes="mAP on COCO test-dev. Latency on a Pixel 1. The row of VOC's YOLOv2 is not in the paper: YOLOv2's two "
+    "figures belong to two different networks.",
 )
 
 
-def _zoo(name: str, mAP: str, latency: str, spec: Model | None = None, **reasons: str) -> Row:
-    return Row(name, spec, {"mAP": mAP, "latency": latency}, reasons)
+def _zoo(name: str, mean_ap: str, latency: str, spec: Model | None = None, **reasons: str) -> Row:
+    return Row(name, spec, {"mAP": mean_ap, "latency": latency}, reasons)
 
 
-def _detector(**options: Any) -> Model:
+def _detector(**options: object) -> Model:
     return model("detection", 300, num_classes=90, **options)
 
 
 _FPN = "has a feature pyramid"
 _SEARCHED = "its searched structure is not built here"
-_TF_TAIL = "its extra maps and taps are its own"
+_TF_TAIL = "its own extra maps and taps, not built here"
 
 DETECTION_ZOO = Table(
     "detection_zoo",

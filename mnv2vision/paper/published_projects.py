@@ -1,11 +1,9 @@
 """Published figures of other projects' models."""
 
-from typing import Any
-
 from mnv2vision.paper.published import Model, Row, Table, model
 
 
-def _classifier(size: int = 224, **options: Any) -> Model:
+def _classifier(size: int = 224, **options: object) -> Model:
     return model("classification", size, num_classes=1000, **options)
 
 
@@ -140,7 +138,7 @@ D_LI14 = Table(
         )
     ),
     madds="madds_and_norms",
-    notes="At width 0.1 channels are multiples of 4. The multiply-adds come out with one more for each channel of a "
+    notes="At width 0.1 channels are multiples of 4. The multiply-adds match with one more for each channel of a "
     "batch norm, whatever the size of its map.",
 )
 

@@ -1,33 +1,34 @@
 """Published figures of segmentation: table 7 and DeepLab's model zoo."""
 
-from typing import Any
-
 from mnv2vision.paper.published import PAPER, Row, Table, model
 
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 _CITYSCAPES_SCALES = (0.75, 1.0, 1.25)
 _ASPP = (6, 12, 18)
 _PROFILER = (
-    "TensorFlow's profiler also counts additions, the scaling of the image and the argmax: at 513x513 some 4M, with "
+    "TensorFlow's profiler also counts additions, the scaling of the image and the argmax: about 4M at 513x513, with "
     "which it is 2.75B"
 )
 _REST = "not explained in full; TensorFlow's profiler also counts additions, the scaling of the image and the argmax"
 
 
-def _row(name: str, stride: int, mIoU: str, params: str, madds: str, **options: Any) -> Row:
-    """A row of table 7; at output stride 8 it has several scales and flips."""
+def _row(name: str, stride: int, mean_iou: str, params: str, madds: str, **options: object) -> Row:
+    """A row of table 7; at output stride 8, with several scales and flips."""
     scales = MULTI_SCALE if stride == 8 else (1.0,)
     kind = "resnet101_deeplab" if name.startswith("ResNet") else "segmentation"
     spec = model(kind, 513, scales, output_stride=stride, **options)
     reasons = {"madds": _PROFILER if name == "MNet V2" and stride == 16 else _REST}
     if name.startswith("MNet V1") and stride == 8:
-        reasons["madds"] = "no rates, sizes or passes were found that give it; the rows of V2 and ResNet come out"
+        reasons["madds"] = "not explained by any rates, sizes or passes tried; the rows of V2 and ResNet match"
     return Row(
-        f"{name} OS {stride}{' MF' * (stride == 8)}", spec, {"mIoU": mIoU, "params": params, "madds": madds}, reasons
+        f"{name} OS {stride}{' MF' * (stride == 8)}",
+        spec,
+        {"mIoU": mean_iou, "params": params, "madds": madds},
+        reasons,
     )
 
 
-_V1: dict[str, Any] = {"backbone": "mobilenet_v1", "atrous_rates": _ASPP}
+_V1: dict[str, object] = {"backbone": "mobilenet_v1", "atrous_rates": _ASPP}
 
 TABLE_7 = Table(
     "7",
@@ -49,7 +50,7 @@ TABLE_7 = Table(
     "of TensorFlow's space_to_batch, which makes each map a multiple of the dilation; PyTorch has none.",
 )
 
-_DM05: dict[str, Any] = {"width": 0.5, "divisor": 1}
+_DM05: dict[str, object] = {"width": 0.5, "divisor": 1}
 _NO_XCEPTION = "Xception is not built here"
 
 DEEPLAB_ZOO = Table(

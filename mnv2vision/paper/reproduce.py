@@ -1,4 +1,4 @@
-"""Published figures beside ours, and how far they agree."""
+"""Published figures compared with ours."""
 
 import math
 import re
@@ -24,7 +24,7 @@ TABLES: dict[str, Table] = {
 }
 
 MEASURED = ("top1", "top5", "mAP", "mIoU", "latency")
-"""Columns that need weights or a machine; the others are counted."""
+"""Columns that need weights or a machine; all others are counted."""
 TOLERANCE = 0.02
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 _NUMBER = re.compile(r"(\d+)(?:\.(\d+))?([KMB]?)")
@@ -38,10 +38,10 @@ class Figure:
         table: Name of the table.
         row: Name of the row.
         column: Name of the column.
-        published: As published; empty where nothing is.
-        ours: In the published unit, with two more digits; empty where there is no model to count, or nothing measured.
+        published: As published; empty if unpublished.
+        ours: In the published unit, with two more digits; empty if nothing was counted or measured.
         state: "exact", "within x %", "not matched", "measured" (accuracy and latency), "published only" or "ours only".
-        deviation: Of ours from the published figure, as "+1.2 %", where they are not exact.
+        deviation: Of ours from the published figure, as "+1.2 %", if not exact.
         reason: Why it is not exact, or why there is no model.
     """
 
@@ -56,10 +56,10 @@ class Figure:
 
 
 def tables(name: str | None) -> list[Table]:
-    """The table of a name, or all.
+    """The table with a name, or all tables.
 
     Raises:
-        ConfigError: With the names there are.
+        ConfigError: For an unknown name, listing the valid ones.
     """
     if name is None:
         return list(TABLES.values())
@@ -69,7 +69,7 @@ def tables(name: str | None) -> list[Table]:
 
 
 def check(table: Table, measured: Mapping[tuple[str, str], str] | None = None) -> list[Figure]:
-    """All figures of a table.
+    """Compare all figures of a table.
 
     Args:
         table: What is published.
@@ -101,7 +101,7 @@ def _check_row(table: Table, row: Row, measured: Mapping[tuple[str, str], str]) 
 
 
 def counted(table: Table, row: Row) -> dict[str, Value]:
-    """Our counts by the rules of the table, by column; none without a model."""
+    """Our counts by column, by the rules of the table; none without a model."""
     if row.model is None:
         return {}
     ours = measure(row.model)
@@ -110,13 +110,13 @@ def counted(table: Table, row: Row) -> dict[str, Value]:
     figures = {"params": ours[table.params], "madds": ours[table.madds]}
     if table.madds == "madds_space_to_batch":
         figures["madds in PyTorch"] = ours["madds"]
-    if row.model.kind != "head":  # whose maps are alive together with the backbone's
+    if row.model.kind != "head":  # the head's maps are alive together with the backbone's
         figures["peak memory"] = ours["peak memory"]
     return figures
 
 
 def compare(published: str, ours: Value, rounding: Rounding) -> str:
-    """How far a figure of ours agrees with a published one.
+    """The agreement of our figure with a published one.
 
     Returns:
         "exact" (equal at the published precision, by the table's way of rounding), "within x %" up to 2 %, or
@@ -134,7 +134,7 @@ def compare(published: str, ours: Value, rounding: Rounding) -> str:
 
 
 def deviation(published: str, ours: Value) -> str:
-    """How far ours is from a published figure, with its sign; empty for what is no number."""
+    """The signed deviation of ours from a published figure; empty if it is not a number."""
     number = _NUMBER.fullmatch(published)
     if number is None or isinstance(ours, str):
         return ""
@@ -143,13 +143,13 @@ def deviation(published: str, ours: Value) -> str:
 
 
 def _digits(number: re.Match[str]) -> tuple[int, Fraction]:
-    """The digits of a published figure, and what its last one stands for."""
+    """The digits of a published figure, and the value of its last digit."""
     decimals = number[2] or ""
     return int(number[1] + decimals), Fraction(_UNITS[number[3]], 10 ** len(decimals))
 
 
 def as_published(ours: Value, published: str) -> str:
-    """Our figure in the unit of the published one, with two more digits; in M or B where there is none."""
+    """Our figure in the published unit, with two more digits; in M or B if unpublished."""
     if isinstance(ours, str):
         return ours
     number = _NUMBER.fullmatch(published)

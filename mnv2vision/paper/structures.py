@@ -1,4 +1,4 @@
-"""Networks that the paper's tables compare with: structures to count, not to train."""
+"""Networks in the paper's tables: structures to count, not to train."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import get_model
 
+from mnv2vision.backbones import FeatureSpec
 from mnv2vision.backbones.layers import LayerOptions
+from mnv2vision.contracts import Features
 from mnv2vision.paper.nasnet import NasNetA
 from mnv2vision.segmentation.head import AsppHead
 
@@ -140,7 +142,7 @@ class ShuffleNet(nn.Module):
             channels = int(base * scale) * 2**stage
             for unit in range(repeats):
                 stride = 2 if unit == 0 else 1
-                # The very first 1x1 is not grouped: its input has few channels (section 3.2).
+                # The first 1x1 is not grouped: its input has few channels (section 3.2).
                 first_groups = 1 if stage == unit == 0 else groups
                 self.units.append(_ShuffleUnit(current, channels, stride, first_groups, groups))
                 current = channels
@@ -199,13 +201,12 @@ class ResNet101DeepLab(nn.Module):
                 self.units.append(_Bottleneck(current, hidden, kept, rate * grid))
                 reached, rate = reached * kept, rate * stride // kept
                 current = 4 * hidden
-        options = LayerOptions(activation="relu")
-        self.head = AsppHead(current, classes, atrous_rates=(6, 12, 18), channels=256, dropout=0.1, options=options)
-        self.head.set_output_stride(output_stride)
+        features = Features((FeatureSpec(current, output_stride),), 1.0, LayerOptions(activation="relu"))
+        self.head = AsppHead(features, classes, atrous_rates=(6, 12, 18))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes, h, w)."""
-        logits: Tensor = self.head([self.units(self.root(x))])
+        logits: Tensor = self.head([self.units(self.root(x))], (x.shape[-2], x.shape[-1]))
         return logits
 
 
@@ -228,7 +229,7 @@ class _Bottleneck(nn.Module):
 
 
 class TorchvisionDetector(nn.Module):
-    """A detector of torchvision up to its raw predictions: what follows selects by value, which cannot be counted."""
+    """A torchvision detector up to its raw predictions; the rest depends on values and cannot be counted."""
 
     def __init__(self, name: str, classes: int) -> None:
         """Build it.

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.data.sample import IGNORE_INDEX
-from mnv2vision.distributed import gather
+from mnv2vision.common.distributed import gather
+from mnv2vision.common.text import few
+from mnv2vision.data.sample import IGNORE_INDEX, Sample
 
 
 class ClassIou(NamedTuple):
@@ -48,24 +49,15 @@ class SegmentationEvaluator:
         self._pairs: dict[int | str, tuple[NDArray[np.int32], NDArray[np.int32]]] = {}
         self.confusion: NDArray[np.int64] = self._own
         self._worst: list[ImageScore] = []
+        self._merged = dict(self._pairs)
 
-    def update(
-        self,
-        predictions: Sequence[NDArray[np.uint8]],
-        targets: Sequence[NDArray[np.uint8]],
-        image_ids: Sequence[int | str],
-    ) -> None:
-        """Add images.
-
-        Args:
-            predictions: Label maps (H, W), each of its photo's size.
-            targets: What is right, of the same sizes, with 255 for pixels that do not count.
-            image_ids: Their identifiers.
-        """
-        for predicted, actual, image_id in zip(predictions, targets, image_ids, strict=True):
-            if image_id in self._scores:
+    def update(self, predictions: Sequence[NDArray[np.uint8]], targets: Sequence[Sample]) -> None:
+        """Add images: label maps (H, W) at photo size, and their samples; those without a mask do not count."""
+        for predicted, sample in zip(predictions, targets, strict=True):
+            image_id = sample.image_id
+            if sample.mask is None or image_id in self._scores:
                 continue
-            counts = confusion_matrix(actual, predicted, len(self.names))
+            counts = confusion_matrix(sample.mask, predicted, len(self.names))
             self._own += counts
             found = np.flatnonzero(counts)
             self._pairs[image_id] = found.astype(np.int32), counts.ravel()[found].astype(np.int32)
@@ -84,26 +76,48 @@ class SegmentationEvaluator:
         parts = gather((self._own, self._scores, self._pairs))
         self.confusion = np.sum([part[0] for part in parts], axis=0)
         scores: dict[int | str, ImageScore] = {}
+        self._merged = {}
         for _, more, pairs in parts:
             for image_id in scores.keys() & more.keys():  # another process had it, too
                 cells, counts = pairs[image_id]
                 self.confusion.ravel()[cells] -= counts
             scores.update(more)
+            self._merged |= pairs
         ranked = [score for score in scores.values() if score.mIoU == score.mIoU]
         self._worst = sorted(ranked, key=lambda score: (score.mIoU, str(score.image_id)))
-        ious = class_ious(self.confusion)
-        actual = self.confusion.sum(1)
-        right = np.diag(self.confusion)
-        nan = float("nan")
-        if not actual.any():
-            return dict.fromkeys(("mIoU", "mIoU_present", "pixel_accuracy", "mean_accuracy"), nan)
-        present = actual > 0
-        return {
-            "mIoU": float(np.nanmean(ious)),
-            "mIoU_present": float(ious[present].mean()),
-            "pixel_accuracy": float(right.sum() / actual.sum()),
-            "mean_accuracy": float((right[present] / actual[present]).mean()),
-        }
+        return _figures(self.confusion)
+
+    @property
+    def images(self) -> int:
+        """See `Evaluator.images`."""
+        return len(self._merged)
+
+    def resampled(self, counts: NDArray[np.int64]) -> dict[str, float]:
+        """See `Evaluator.resampled`."""
+        pairs = [self._merged[image_id] for image_id in sorted(self._merged, key=str)]
+        confusion = np.zeros(len(self.names) ** 2, np.int64)
+        for (cells, pixels), count in zip(pairs, counts.tolist(), strict=True):
+            confusion[cells] += count * pixels
+        return _figures(confusion.reshape(len(self.names), -1))
+
+    def remarks(self) -> list[str]:
+        """What the figures cannot tell, in a line each, after `compute`."""
+        pixels = self.confusion.sum(1)
+        if not self.images:
+            return []
+        if not pixels.any():
+            return [f"no pixel of the {self.images} masks counts (all are {IGNORE_INDEX}): mIoU cannot be measured"]
+        missing = [name for name, count in zip(self.names, pixels, strict=True) if not count]
+        if not missing:
+            return []
+        if len(missing) == len(self.names) - 1:
+            only = self.names[int(pixels.argmax())]
+            return [f"all pixels of the masks that count are {only}: mIoU tells nothing of the other classes"]
+        have = "has" if len(missing) == 1 else "have"
+        return [
+            f"{len(missing)} of the {len(self.names)} classes {have} no pixels in the masks ({few(missing)}):"
+            " each has an IoU of 0 where it is predicted, and is left out of mIoU where not"
+        ]
 
     def per_class(self) -> list[ClassIou]:
         """A row per class, after `compute`."""
@@ -130,6 +144,22 @@ def confusion_matrix(actual: NDArray[np.uint8], predicted: NDArray[np.uint8], nu
     counted = actual != IGNORE_INDEX
     pairs = actual[counted].astype(np.int64) * num_classes + predicted[counted]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _figures(confusion: NDArray[np.int64]) -> dict[str, float]:
+    """The metrics of a confusion matrix (C, C)."""
+    ious = class_ious(confusion)
+    actual = confusion.sum(1)
+    right = np.diag(confusion)
+    if not actual.any():
+        return dict.fromkeys(("mIoU", "mIoU_present", "pixel_accuracy", "mean_accuracy"), float("nan"))
+    present = actual > 0
+    return {
+        "mIoU": float(np.nanmean(ious)),
+        "mIoU_present": float(ious[present].mean()),
+        "pixel_accuracy": float(right.sum() / actual.sum()),
+        "mean_accuracy": float((right[present] / actual[present]).mean()),
+    }
 
 
 def class_ious(confusion: NDArray[np.int64]) -> NDArray[np.float64]:

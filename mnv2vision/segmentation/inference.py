@@ -1,5 +1,6 @@
 """From logits to masks at the photo's size: logits at the pixels, several scales and flips, sliding windows."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +13,13 @@ from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import Preprocessing
 
 Network = Callable[[Tensor], Tensor]
-"""From normalised images (N, 3, H, W) to logits (N, C, H, W) at their pixels, as `DeepLabV3.pixel_logits`."""
+"""From normalised images (N, 3, H, W) to logits (N, C, H, W) at their pixels; see `SegmentationHead.by_pixel`."""
 
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """The scales of "MF" in table 7 (with flips)."""
+
+_MOST_SCORES = 2**26  # scores of a photo that are held at once, 256 MiB; beyond it, so many at a time:
+_TILE_SCORES = 2**22
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0 < scale <= 4 for scale in self.scales):
-            raise ConfigError(f"inference.scales={list(self.scales)} are not factors above 0 and up to 4")
+            raise ConfigError(f"inference.scales={list(self.scales)} must be factors above 0 and at most 4")
         if not 0 <= self.overlap < 1:
-            raise ConfigError(f"inference.overlap={self.overlap} is no share in 0..1")
+            raise ConfigError(f"inference.overlap={self.overlap} must be at least 0 and below 1")
 
 
 def upsample(logits: Tensor, size: Sequence[int], *, stride: int, padding: Padding) -> Tensor:
@@ -72,16 +76,15 @@ def _resize(images: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(images, size=list(size), mode="bilinear", align_corners=True)
 
 
-def is_single_pass(options: InferenceOptions) -> bool:
-    """Whether `probabilities` gives logits."""
+def _is_single_pass(options: InferenceOptions) -> bool:
     return list(options.scales) == [1] and not options.flip
 
 
-def probabilities(network: Network, images: Tensor, options: InferenceOptions) -> Tensor:
-    """Class scores of normalised images, at their size.
+def scores_by_pixel(network: Network, images: Tensor, options: InferenceOptions) -> Tensor:
+    """Class scores of normalised images, at their size, of which the largest wins.
 
-    A single pass gives logits, several give the mean of their probabilities; either way the largest wins. One pass is
-    in memory at a time.
+    They are the logits of a single pass, and the mean of several passes' probabilities. One pass is in memory at a
+    time.
 
     Args:
         network: See `Network`.
@@ -92,7 +95,7 @@ def probabilities(network: Network, images: Tensor, options: InferenceOptions) -
         (N, C, H, W).
     """
     height, width = images.shape[-2:]
-    if is_single_pass(options):
+    if _is_single_pass(options):
         return network(images)
     mean: Tensor | None = None
     for scale in options.scales:
@@ -106,31 +109,55 @@ def probabilities(network: Network, images: Tensor, options: InferenceOptions) -
     return mean.div_(len(options.scales) * (1 + options.flip))
 
 
-def sliding_window(network: Network, images: Tensor, window: Sequence[int], options: InferenceOptions) -> Tensor:
-    """Probabilities (N, C, H, W) of normalised images of any size, the mean over overlapping windows.
+def probabilities(network: Network, images: Tensor, options: InferenceOptions) -> Tensor:
+    """Class probabilities (N, C, H, W) of normalised images, at their size; see `scores_by_pixel`."""
+    scores = scores_by_pixel(network, images, options)
+    return scores.softmax(1) if _is_single_pass(options) else scores
+
+
+def sliding_window(
+    network: Network,
+    images: Tensor,
+    window: Sequence[int],
+    options: InferenceOptions,
+    *,
+    normalize: Callable[[Tensor], Tensor] = lambda part: part,
+) -> Iterator[Tensor]:
+    """Probabilities of images of any size, the mean over overlapping windows, a band of the images at a time.
 
     Args:
         network: See `Network`.
-        images: (N, 3, H, W), normalised.
+        images: (N, 3, H, W).
         window: Height and width that the network is made for; smaller images are padded with zeros.
         options: Scales and flips of each window, and the overlap.
+        normalize: What makes normalised images of a part of these.
+
+    Yields:
+        (N, C, h, W) from the top down; of images wider than high (N, C, H, w) from left to right.
     """
-    height, width = images.shape[-2:]
-    padded = F.pad(images, [0, max(0, window[1] - width), 0, max(0, window[0] - height)])
-    total: Tensor | None = None
-    count = padded.new_zeros(padded.shape[-2:])
-    for y in _starts(padded.shape[-2], window[0], options.overlap):
-        for x in _starts(padded.shape[-1], window[1], options.overlap):
-            area = (..., slice(y, y + window[0]), slice(x, x + window[1]))
-            scores = probabilities(network, padded[area], options)
-            if is_single_pass(options):
-                scores = scores.softmax(1)
-            if total is None:
-                total = scores.new_zeros(len(images), scores.shape[1], *padded.shape[-2:])
-            total[area] += scores
-            count[area] += 1
-    assert total is not None
-    return total.div_(count)[..., :height, :width]
+    along = 3 if images.shape[3] > images.shape[2] else 2  # the longer side, so that a band is short
+    across = 5 - along
+    extent = {dim: min(window[dim - 2], images.shape[dim]) for dim in (along, across)}
+    starts = list(_starts(images.shape[along], extent[along], options.overlap))
+    total = count = images.new_zeros(0)
+    for start, following in zip(starts, [*starts[1:], images.shape[along]], strict=True):
+        for beside in _starts(images.shape[across], extent[across], options.overlap):
+            part = images.narrow(along, start, extent[along]).narrow(across, beside, extent[across])
+            height, width = part.shape[-2:]
+            padded = F.pad(normalize(part), [0, window[1] - width, 0, window[0] - height])
+            scores = probabilities(network, padded, options)[..., :height, :width]
+            if not total.numel():
+                shape = [*scores.shape[:2], *images.shape[2:]]
+                shape[along] = extent[along]
+                total, count = scores.new_zeros(shape), scores.new_zeros(shape[2:])
+            total.narrow(across, beside, extent[across]).add_(scores)
+            count.narrow(across - 2, beside, extent[across]).add_(1)
+        done, left = following - start, extent[along] - (following - start)
+        yield total.narrow(along, 0, done) / count.narrow(along - 2, 0, done)
+        # What later windows add to comes first, and there is nothing yet behind it.
+        for tensor, dim in ((total, along), (count, along - 2)):
+            tensor.narrow(dim, 0, left).copy_(tensor.narrow(dim, done, left).clone())
+            tensor.narrow(dim, left, done).zero_()
 
 
 def _starts(length: int, window: int, overlap: float) -> Iterator[int]:
@@ -145,7 +172,32 @@ def to_masks(scores: Tensor, preprocessing: Preprocessing, sizes: Sequence[tuple
     for image, (height, width) in zip(scores, sizes, strict=True):
         place = preprocessing.placement(height, width)
         shown = image[None, :, : place.height, : place.width]
+        if image.shape[0] * height * width > _MOST_SCORES:
+            masks.append(_mask_in_tiles(shown[0], height, width))
+            continue
         if (place.height, place.width) != (height, width):
             shown = F.interpolate(shown, size=(height, width), mode="bilinear", align_corners=False)
         masks.append(shown[0].argmax(0).to(torch.uint8))
     return masks
+
+
+def _mask_in_tiles(scores: Tensor, height: int, width: int) -> Tensor:
+    """What `to_masks` gives for one photo, of which all scores at once would take gigabytes."""
+    mask = scores.new_empty((height, width), dtype=torch.uint8)
+    side = max(1, math.isqrt(_TILE_SCORES // scores.shape[0]))
+    for top in range(0, height, side):
+        rows = _interpolated(scores, 1, range(top, min(top + side, height)), height)
+        for left in range(0, width, side):
+            tile = _interpolated(rows, 2, range(left, min(left + side, width)), width)
+            mask[top : top + side, left : left + side] = tile.argmax(0)
+    return mask
+
+
+def _interpolated(scores: Tensor, dim: int, wanted: range, length: int) -> Tensor:
+    """Some indices of `scores` after bilinear resizing along a dimension to `length`, corners not aligned."""
+    have = scores.shape[dim]
+    at = torch.arange(wanted.start, wanted.stop, device=scores.device, dtype=torch.float64)
+    at = ((at + 0.5) * have / length - 0.5).clamp(min=0)
+    low = at.long().clamp(max=have - 1)
+    share = (at - low).to(scores.dtype).view([-1 if axis == dim else 1 for axis in range(3)])
+    return scores.index_select(dim, low).lerp(scores.index_select(dim, (low + 1).clamp(max=have - 1)), share)

@@ -2,11 +2,10 @@
 
 import logging
 import math
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,30 +16,20 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from mnv2vision.data.batch import Batch, Transform, sample_seed
+from mnv2vision.common.distributed import gather
+from mnv2vision.contracts import Evaluator, Head, HeadInUse, HeadSettings, HeadTraining, Options, Raw
+from mnv2vision.data.batch import Batch, sample_seed
 from mnv2vision.data.sample import SampleSource
-from mnv2vision.distributed import gather
 from mnv2vision.errors import ConfigError, DataError
-from mnv2vision.preprocessing import Preprocessing
+from mnv2vision.models.tasks import TASKS
+from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.training.optim import WARMUP_SHARE, build_optimizer, schedule, warmup_steps
-from mnv2vision.vision_model import VisionModel
+from mnv2vision.training.quantization import FakeQuantization
 
 log = logging.getLogger(__name__)
 
 LOSSES_AT_ONCE = 50
 """Steps after which a GPU is asked whether its losses are finite."""
-
-
-class Evaluator(Protocol):
-    """Collects predictions; computes the metrics of a data set once, over all processes."""
-
-    def compute(self) -> dict[str, float]:
-        """Metrics over all images of all processes."""
-        ...
-
-    def reset(self) -> None:
-        """Forget all images."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -57,83 +46,100 @@ class TrainingOptions:
         seed: Of dropout and whatever else is drawn in a step.
         channels_last: Memory format of weights and activations.
         compile: Whether to compile the training step's forward pass.
+        quantize: Whether to train and evaluate with the rounding of an int8 export.
     """
 
-    optimizer: Mapping[str, Any] = field(default_factory=dict)
-    schedule: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: Options = field(default_factory=dict)
+    schedule: Options = field(default_factory=dict)
     freeze: int = 0
     batch_size: int = 1
     max_steps: int = -1
     seed: int = 0
     channels_last: bool = True
     compile: bool = False
+    quantize: bool = False
 
 
 class Task(pl.LightningModule):
-    """A model in training or evaluation; subclasses add the loss, the evaluator's food and the reports."""
+    """A model in training or evaluation, with any number of heads."""
 
-    monitor: str
-    """The metric that decides which epoch is best; the larger the better."""
-    target: ClassVar[str]
-    """What it needs of each sample: "label", "boxes" or "mask"."""
+    def __init__(
+        self, model: VisionModel, heads: Mapping[str, HeadTraining], options: TrainingOptions | None = None
+    ) -> None:
+        """Set up training or evaluation.
 
-    def __init__(self, model: VisionModel, evaluator: Evaluator, options: TrainingOptions | None = None) -> None:
+        Args:
+            model: The model.
+            heads: Objective, evaluator and reports of each of its heads.
+            options: See `TrainingOptions`; only evaluation is possible without.
+        """
         super().__init__()
         self.options = options or TrainingOptions()
         self.model = model
-        self.evaluator = evaluator
+        self.heads = dict(heads)
+        self._optimizer: dict[str, Any] = dict(self.options.optimizer)
+        self._reference: int | None = self._optimizer.pop("reference_batch", None)
+        self._schedule: dict[str, Any] = dict(self.options.schedule)
         if self.options.channels_last:
             self.model.to(memory_format=torch.channels_last)
         model.backbone.freeze(self.options.freeze)
         self.epoch_loss = MeanMetric(nan_strategy="disable")  # to look for NaN would mean to wait for the device
-        self._compiled: Callable[[Tensor], Any] | None = None
+        self.quantization = FakeQuantization(model, model.preprocessing.image_size) if self.options.quantize else None
+        self._compiled: Callable[[Tensor], Raw] | None = None
         self.metrics: dict[str, float] = {}
+        self._remarked: set[str] = set()
         self._losses: list[tuple[Tensor, list[int | str]]] = []
         self._resumed_pace: dict[str, float] | None = None
 
     @classmethod
-    @abstractmethod
     def create(
-        cls, model: Any, source: SampleSource, options: TrainingOptions | None, config: Mapping[str, Any]
-    ) -> Self:
-        """Set up training or evaluation.
+        cls, model: VisionModel, source: SampleSource, options: TrainingOptions | None, settings: HeadSettings
+    ) -> "Task":
+        """Set up training or evaluation of a model with one head.
 
         Args:
-            model: Of the task.
+            model: The model.
             source: The validation samples.
             options: None for evaluation alone.
-            config: The whole configuration; in evaluation it has no `loss` and `augmentation`.
+            settings: Of the objective and the evaluation.
         """
+        training = TASKS[model.task].training()
+        return Task(
+            model, {name: training.create(head, source, settings) for name, head in heads_in_use(model)}, options
+        )
 
-    @classmethod
-    @abstractmethod
-    def augmentation(cls, config: Mapping[str, Any], preprocessing: Preprocessing) -> Transform:
-        """The training transform that the section `augmentation` of a configuration asks for."""
+    @property
+    def only(self) -> HeadTraining:
+        """The only head's."""
+        (head,) = self.heads.values()
+        return head
 
-    @classmethod
-    def adapt(cls, source: SampleSource, model: Any) -> SampleSource:
-        """A data set as the model's evaluation needs it."""
-        return source
+    @property
+    def monitor(self) -> str:
+        """The metric that decides which epoch is best; the larger the better."""
+        return self.only.monitor
 
-    @abstractmethod
+    @property
+    def evaluator(self) -> Evaluator:
+        """The only head's."""
+        return self.only.evaluator
+
     def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
         """Pictures (H, W, 3) of a training batch with its targets."""
+        return self.only.draw_batch(batch)
 
-    @abstractmethod
-    def loss(self, images: Tensor, batch: Batch) -> Tensor:
-        """The scalar loss of a batch with normalised images (N, 3, H, W)."""
-
-    @abstractmethod
-    def evaluate(self, images: Tensor, batch: Batch) -> None:
-        """Predict and update the evaluator."""
-
-    @abstractmethod
     def write_report(self, folder: Path) -> None:
         """Write tables and pictures of the last evaluation."""
+        self.only.write_report(folder)
 
-    def forward(self, images: Tensor) -> Any:
-        """The model's raw outputs; compiled in training where asked for."""
-        return self._compiled(images) if self.training and self._compiled is not None else self.model(images)
+    def forward(self, images: Tensor) -> Raw:
+        """The only head's raw output; compiled in training, rounded as in int8, where asked for."""
+        if self.quantization is not None:
+            rounded: Raw = self.quantization(self.model, images)
+            return rounded
+        network = self._compiled if self.training and self._compiled is not None else self.model
+        raw: Raw = network(images)
+        return raw
 
     def on_fit_start(self) -> None:
         """Compile here: averaged copies of the model are made before and need not be compiled."""
@@ -148,7 +154,7 @@ class Task(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss; what is drawn in a step depends on the seed, the epoch, the batch and the process alone."""
         torch.manual_seed(sample_seed(self.options.seed, self.current_epoch, batch_idx, self.global_rank))
-        loss = self.loss(self.model.preprocessing.normalize(batch.images), batch)
+        loss = self._loss(batch)
         self._losses.append((loss.detach(), batch.image_ids))
         if self.device.type == "cpu" or len(self._losses) >= LOSSES_AT_ONCE:
             self._check_losses()
@@ -156,6 +162,14 @@ class Task(pl.LightningModule):
         self.epoch_loss.update(loss.detach(), len(batch.image_ids))
         self.log("loss", self.epoch_loss, on_step=False, on_epoch=True)
         return loss
+
+    def _loss(self, batch: Batch) -> Tensor:
+        images = self.only.mix(self.model.preprocessing.normalize(batch.images), batch)
+        parts = self.only.loss(self(images), batch)
+        if len(parts) > 1:
+            for name, part in parts.items():
+                self.log(f"step_{name}", part.detach())
+        return torch.stack(list(parts.values())).sum()
 
     def on_train_epoch_end(self) -> None:
         """Look at the last losses, too."""
@@ -172,32 +186,37 @@ class Task(pl.LightningModule):
             f" {', '.join(map(str, image_ids))}; look at their annotations, or lower optimizer.lr"
         )
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: MutableMapping[str, object]) -> None:
         """Keep what Lightning forgets: the mean loss so far, and what the optimiser's state belongs to."""
         self._check_losses()
         checkpoint["fixed_options"] = self.fixed_options
         checkpoint["pace"] = self._pace()
         # What the weights to start from decided, which need not be there when the run is resumed.
-        checkpoint["model"] = {"config": self.model.config, "preprocessing": self.model.preprocessing.to_dict()}
+        checkpoint["model"] = self.model.config.to_dict()
         checkpoint["epoch_loss"] = gather((float(self.epoch_loss.mean_value), float(self.epoch_loss.weight)))
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
         """Go on with the mean loss of an epoch that is resumed in its middle."""
-        self._resumed_pace = checkpoint.get("pace")  # which checkpoints of 0.1.0's first days lack
-        states = checkpoint["epoch_loss"]
+        kept: Mapping[str, Any] = checkpoint
+        self._resumed_pace = kept.get("pace")  # which checkpoints of 0.1.0's first days lack
+        states = kept["epoch_loss"]
         if len(states) == self.trainer.world_size:
             total, weight = states[self.trainer.global_rank]
             self.epoch_loss.mean_value = torch.tensor(total, device=self.device)
             self.epoch_loss.weight = torch.tensor(weight, device=self.device)
 
     @property
-    def fixed_options(self) -> dict[str, Any]:
+    def fixed_options(self) -> dict[str, object]:
         """The options that a resumed run cannot change, as the checkpoint's optimiser would overrule them."""
-        return {"optimizer": dict(self.options.optimizer), "freeze": self.options.freeze}
+        return {
+            "optimizer": dict(self.options.optimizer),
+            "freeze": self.options.freeze,
+            "quantize": self.options.quantize,
+        }
 
     def on_validation_epoch_start(self) -> None:
         """Start counting, with rank 0's batch norm statistics everywhere: they are the ones a checkpoint keeps."""
-        self.evaluator.reset()
+        self.only.start()
         if self.trainer.world_size > 1:
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -205,31 +224,36 @@ class Task(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict in float32, whatever training uses, so that an evaluation repeats the figures of training."""
         with torch.autocast(self.device.type, enabled=False):
-            self.evaluate(self.model.preprocessing.normalize(batch.images), batch)
+            self.only.evaluate(self, self.model.preprocessing.normalize(batch.images), batch)
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over all processes; every process computes the same, so none waits for another to log."""
-        self.metrics = self.evaluator.compute()
+        # COCO says -1 where nothing could be measured, which would pass for a figure.
+        self.metrics = {name: math.nan if value == -1 else value for name, value in self.evaluator.compute().items()}
         self.log_dict(self.metrics)
+        for remark in self.evaluator.remarks():
+            if remark not in self._remarked:
+                log.warning(remark)
+                self._remarked.add(remark)
 
     def check_options(self) -> None:
-        """Raise ConfigError for an optimiser or a schedule that cannot work, before anything is written."""
-        options = {key: value for key, value in self.options.optimizer.items() if key != "reference_batch"}
-        build_optimizer(self.model, **options)
-        schedule(total_steps=1, steps_per_epoch=1, **self.options.schedule)
+        """Raise ConfigError for options that cannot work, before anything is written."""
+        if self.options.quantize and self.options.compile:
+            raise ConfigError("quantize=true: cannot be compiled; give compile=false")
+        build_optimizer(self.model, **self._optimizer)
+        schedule(total_steps=1, steps_per_epoch=1, **self._schedule)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser, with the learning rate for the global batch, and a schedule by steps."""
-        options = {key: value for key, value in self.options.optimizer.items() if key != "reference_batch"}
         trainer = self.trainer
-        options["lr"] = self._learning_rate()
-        if (reference := self.options.optimizer.get("reference_batch")) is not None:
+        options = {**self._optimizer, "lr": self._learning_rate()}
+        if self._reference is not None:
             log.info(
                 "learning rate %.4g = %.4g x global batch %d / %d",
                 options["lr"],
-                self.options.optimizer["lr"],
+                self._optimizer["lr"],
                 self.global_batch,
-                reference,
+                self._reference,
             )
         # Lightning cannot clip the gradients of fused optimisers in mixed precision.
         optimizer = build_optimizer(self.model, **options, fused=not trainer.gradient_clip_val)
@@ -240,7 +264,7 @@ class Task(pl.LightningModule):
         if math.isinf(total):
             raise ConfigError("trainer.max_epochs and trainer.max_steps are both without a limit; set one of them")
         per_epoch = self._steps_per_epoch()
-        wanted = self.options.schedule.get("warmup_epochs", 0.0)
+        wanted = self._schedule.get("warmup_epochs", 0.0)
         warmup = warmup_steps(wanted, int(total), per_epoch)
         if warmup < round(wanted * per_epoch):
             log.info(
@@ -249,7 +273,7 @@ class Task(pl.LightningModule):
                 100 * WARMUP_SHARE,
                 wanted,
             )
-        factor = schedule(total_steps=int(total), steps_per_epoch=per_epoch, **self.options.schedule)
+        factor = schedule(total_steps=int(total), steps_per_epoch=per_epoch, **self._schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     @property
@@ -258,8 +282,8 @@ class Task(pl.LightningModule):
         return self.options.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def _learning_rate(self) -> float:
-        lr, reference = float(self.options.optimizer["lr"]), self.options.optimizer.get("reference_batch")
-        return lr if reference is None else lr * self.global_batch / reference
+        lr = float(self._optimizer["lr"])
+        return lr if self._reference is None else lr * self.global_batch / self._reference
 
     def _steps_per_epoch(self) -> int:
         batches = int(self.trainer.num_training_batches)
@@ -296,22 +320,8 @@ class Task(pl.LightningModule):
         )
 
 
-def find_classes(source: SampleSource, model: VisionModel) -> Sequence[int] | None:
-    """Where a data set's labels are among a model's classes; None if they are the same.
-
-    Raises:
-        ConfigError: If the model does not know a class of the data set.
-    """
-    if tuple(source.names) == model.names or (not model.names and len(source.names) == model.num_classes):
-        return None
-    index = {name: label for label, name in enumerate(model.names)}
-    unknown = [name for name in source.names if name not in index]
-    if unknown:
-        some = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
-        common = [name for name in source.names if name in index]
-        hint = f"train for them with init_from=<the weights>{', or restrict dataset.classes' if common else ''}"
-        raise ConfigError(
-            f"the model's {model.num_classes} classes do not include {len(unknown)} of the data set's"
-            f" {len(source.names)}: {some}; {hint}"
-        )
-    return [index[name] for name in source.names]
+def heads_in_use(model: VisionModel) -> Iterator[tuple[str, HeadInUse]]:
+    """The heads of a model by name, each with what belongs to it."""
+    for name, head in model.heads.items():
+        assert isinstance(head, Head)
+        yield name, HeadInUse(head, model.config.heads[name], model.preprocessing)

@@ -1,58 +1,82 @@
-"""What happens around the steps: checkpoints, history, progress."""
+"""Callbacks: checkpoints, averaging, stopping, history, progress."""
 
 import csv
+import io
 import logging
+import os
 import time
+from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypedDict, cast
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, WeightAveraging
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from mnv2vision.atomic import atomic_path
+from mnv2vision.common.atomic import atomic_path
 
 log = logging.getLogger(__name__)
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or not there, whenever the process is killed."""
+class _Images(Protocol):
+    """A batch, as far as counting its images needs it."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    @property
+    def image_ids(self) -> Sequence[object]: ...
+
+
+class _Common(TypedDict):
+    dirpath: Path
+    enable_version_counter: bool
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints atomically: a killed process leaves no partial file."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, object], path: str | os.PathLike[str], storage_options: object = None
+    ) -> None:
         """Write to a temporary name in the same folder, then rename."""
+        data = io.BytesIO()  # torch's own writer reports a full disk as an unexpected position
+        torch.save(checkpoint, data)
         with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+            temporary.write_bytes(data.getbuffer())
 
 
 class EpochCheckpoint(ModelCheckpoint):
-    """A checkpoint that remembers its best score when the run's folder has moved."""
+    """A checkpoint that keeps its best score when the run's folder has moved."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the scores over to where the file is now; Lightning would start anew, and a worse one become best."""
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Adopt the scores at the new path; Lightning would start over, and a worse one could become best."""
 
         def moved(path: str) -> str:
             return str(Path(str(self.dirpath)) / Path(path).name) if path else path
 
-        if not all(Path(moved(path)).is_file() for path in state_dict["best_k_models"]):
+        scores = cast(dict[str, Tensor], state_dict["best_k_models"])
+        if not all(Path(moved(path)).is_file() for path in scores):
             return  # resumed into another folder: the best is the best of what is there
-        paths = {key: moved(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        paths = {
+            key: moved(str(state_dict[key])) for key in ("best_model_path", "kth_best_model_path", "last_model_path")
+        }
+        best = {moved(path): score for path, score in scores.items()}
         super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
 class StepCheckpoint(EpochCheckpoint):
-    """`last.ckpt` every so many steps; the epoch's last step is left to the checkpoint after validation."""
+    """`last.ckpt` every n steps, except an epoch's last, which is saved after validation."""
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
-        """Save after an optimiser step: amid accumulated batches the gradients would be lost.
+        """Save after an optimiser step, as accumulated gradients are not part of a checkpoint.
 
-        Nor where validation is about to run: a checkpoint between the two would lose its result.
+        Do not save right before validation either: resuming from there would skip it.
         """
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         ends = trainer.should_stop or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
@@ -61,29 +85,39 @@ class StepCheckpoint(EpochCheckpoint):
 
 
 class Averaging(WeightAveraging):
-    """Exponential moving average of weights and statistics, which is evaluated and kept; after every step."""
+    """Exponential moving average of weights and statistics, updated every step; it is what is evaluated and saved."""
 
     def __init__(self, decay: float) -> None:
         super().__init__()
         self.decay = decay
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the average where the model is going to be: Lightning moves that after this."""
+        """Create the average on the final device: Lightning moves the model after this hook."""
         if stage == "fit":
             self._average_model = _Average(pl_module, self.decay, trainer.strategy.root_device)
 
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluate the average while training; after it, the weights that were chosen, which are in the module."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on with the weights that are trained."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_end(trainer, pl_module)
+
 
 class _Average(AveragedModel):
-    """Torch's own waits for the device in every step; Lightning's EMA rounds frozen weights and truncates counters."""
+    """Torch's own synchronises with the device every step; Lightning's rounds frozen weights, truncates counters."""
 
     def __init__(self, model: nn.Module, decay: float, device: torch.device) -> None:
         super().__init__(model, device, use_buffers=True)
         self.decay = decay
-        self.n_averaged = torch.tensor(0)  # on the CPU, as each step asks for it
+        self.n_averaged = torch.tensor(0)  # on the CPU, as it is read every step
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take over the first step's values, then move towards them; counters are copied."""
+        """Copy the values of the first step, later average them; counters are always copied."""
         averages, current = ([*module.parameters(), *module.buffers()] for module in (self.module, model))
         started = bool(self.n_averaged)
         moved = [average.is_floating_point() and started for average in averages]
@@ -96,28 +130,30 @@ class _Average(AveragedModel):
 
 
 class StopAtStep(Callback):
-    """trainer.max_steps: the run's last epoch is a short one, with validation and checkpoints.
+    """trainer.max_steps: ends the run with a short epoch that has validation and checkpoints.
 
-    Lightning's own max_steps omits the validation, and with it a run resumed between two epochs skips one.
+    Lightning's own max_steps skips that validation, and makes a run resumed between two epochs skip an epoch.
     """
 
     def __init__(self, max_steps: int) -> None:
         self.max_steps = max_steps
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A resumed run may be at its end."""
+        """Stop a resumed run that has reached its end."""
         trainer.should_stop |= trainer.global_step >= self.max_steps
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Stop behind the last step."""
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
+    ) -> None:
+        """Stop after the last step."""
         trainer.should_stop |= trainer.global_step >= self.max_steps
 
 
 class ValidateLast(Callback):
-    """Validation of a run's last epoch, whatever `check_val_every_n_epoch` says: its weights are often the best."""
+    """Validates the last epoch whatever `check_val_every_n_epoch` says: its weights are often the best."""
 
     def __init__(self, every: int | None) -> None:
-        """Remember the rule of the other epochs.
+        """Remember the interval of the other epochs.
 
         Args:
             every: Lightning's `check_val_every_n_epoch`.
@@ -125,64 +161,66 @@ class ValidateLast(Callback):
         self.every = every
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Resumed in its middle, an epoch does not start."""
+        """Handle an epoch resumed in the middle, which has no start."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell the last epoch by the number of epochs."""
+        """Detect the last epoch by the number of epochs."""
         is_last = trainer.current_epoch + 1 == trainer.max_epochs
         trainer.check_val_every_n_epoch = 1 if is_last else self.every
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Tell it by what stops the run; to be called after that."""
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
+    ) -> None:
+        """Detect it by another callback's decision to stop; must come after that callback."""
         if trainer.should_stop:
             trainer.check_val_every_n_epoch = 1
 
 
 class StopEarly(EarlyStopping):
-    """Early stopping that a resumed run goes on with."""
+    """Early stopping that survives resuming."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the count, but let the configuration say how many are too many."""
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Restore the count, but not the patience, which the configuration sets."""
         super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop at once where the run was killed between its last checkpoint and its end."""
+        """Stop at once if the run was killed between its last checkpoint and its end."""
         trainer.should_stop |= self.wait_count >= self.patience
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say why training ends."""
+        """Log why training ends."""
         if self.wait_count >= self.patience:
-            log.info("stopped: %d validations without a better %s", self.wait_count, self.monitor)
+            log.info("stopped early: %s has not improved for %d validations", self.monitor, self.wait_count)
 
 
 def checkpoint_callbacks(folder: Path, monitor: str, every_n_steps: int | None) -> list[Callback]:
-    """`best.ckpt` by the monitored metric and `last.ckpt`, both after each validation.
+    """Callbacks that save `best.ckpt` (by the monitored metric) and `last.ckpt` after each validation.
 
     Args:
-        folder: Where they go.
-        monitor: Name of a logged metric; the larger the better.
-        every_n_steps: Write `last.ckpt` so often within an epoch as well.
+        folder: Where checkpoints are saved.
+        monitor: Name of a logged metric; larger is better.
+        every_n_steps: Also save `last.ckpt` every n steps within an epoch.
     """
-    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+    common: _Common = {"dirpath": folder, "enable_version_counter": False}
     callbacks: list[Callback] = [
         EpochCheckpoint(filename="best", monitor=monitor, mode="max", save_on_train_epoch_end=True, **common),
         EpochCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common),
     ]
     if every_n_steps:
-        # First, so that of two checkpoints at one moment the one after the epoch stands.
+        # First, so that the checkpoint after the epoch overwrites one of the same step.
         callbacks.insert(0, StepCheckpoint(filename="last", every_n_train_steps=every_n_steps, **common))
     return callbacks
 
 
 class Throughput:
-    """Images per second of the steps so far in this epoch, over all processes, waiting for data included."""
+    """Images per second in this epoch so far, over all processes, including waiting for data."""
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         self.images = 0
         self._since = time.perf_counter()
 
@@ -197,7 +235,7 @@ class Throughput:
 
 
 class History(Callback):
-    """`metrics.csv`: a row an epoch. The rows are part of the checkpoints, so a resumed run continues them."""
+    """`metrics.csv`: a row per epoch. Checkpoints contain the rows, so a resumed run continues them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -207,27 +245,27 @@ class History(Callback):
         self._validated = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to time an epoch that is resumed in its middle."""
+        """Start timing an epoch resumed in the middle."""
         self.throughput.start()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to time the epoch."""
+        """Start timing the epoch."""
         self.throughput.start()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: _Images, batch_idx: int
     ) -> None:
         """Count the images."""
         self.throughput.add(len(batch.image_ids) * trainer.world_size)
-        self._rate = self.throughput.rate  # here, as validation is not to count
+        self._rate = self.throughput.rate  # here, so that validation does not count
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note that there are new results."""
+        """Remember that this epoch was validated."""
         self._validated = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add the epoch's row and say it in a line."""
-        # Without validation in this epoch, Lightning still shows the results of an earlier one.
+        """Add the epoch's row, and log it."""
+        # Without validation in this epoch, Lightning still reports the results of an earlier one.
         old = set() if self._validated == trainer.current_epoch else set(getattr(pl_module, "metrics", ()))
         logged = sorted(trainer.callback_metrics.items())
         metrics = {name: float(value) for name, value in logged if not name.startswith("step_") and name not in old}
@@ -244,17 +282,17 @@ class History(Callback):
             writer.writeheader()
             writer.writerows(self.rows)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The rows so far."""
         return {"rows": self.rows}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the rows of the run that is resumed."""
-        self.rows = state_dict["rows"]
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Restore the rows of a resumed run."""
+        self.rows = cast(list[dict[str, float]], state_dict["rows"])
 
 
 class PlainProgress(Callback):
-    """A line every ten seconds, for logs and pipes."""
+    """A progress line every ten seconds, for logs and pipes."""
 
     def __init__(self, seconds: float = 10.0) -> None:
         self.seconds = seconds
@@ -266,17 +304,17 @@ class PlainProgress(Callback):
         self._last = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to time an epoch that is resumed in its middle."""
+        """Start timing an epoch resumed in the middle."""
         self._start()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to time the epoch."""
+        """Start timing the epoch."""
         self._start()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: _Images, batch_idx: int
     ) -> None:
-        """Say where the run is."""
+        """Log the progress."""
         self.throughput.add(len(batch.image_ids) * trainer.world_size)
         now = time.perf_counter()
         if not trainer.is_global_zero or now - self._last < self.seconds:
@@ -286,7 +324,7 @@ class PlainProgress(Callback):
         left = (steps - batch_idx - 1) * len(batch.image_ids) * trainer.world_size / self.throughput.rate
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         log.info(
-            "epoch %d  step %d/%d  loss %.4g  %.0f images/s  %.0f s left in the epoch",
+            "epoch %d  step %d/%d  loss %.4g  %.0f images/s  %.0f s left in this epoch",
             trainer.current_epoch + 1,
             batch_idx + 1,
             steps,
@@ -304,24 +342,26 @@ class ProgressBar(RichProgressBar):
         self.throughput = Throughput()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to time an epoch that is resumed in its middle."""
+        """Start timing an epoch resumed in the middle."""
         self.throughput.start()
         super().on_train_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to time the epoch."""
+        """Start timing the epoch."""
         self.throughput.start()
         super().on_train_epoch_start(trainer, pl_module)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: _Images, batch_idx: int
     ) -> None:
         """Count the images."""
         self.throughput.add(len(batch.image_ids) * trainer.world_size)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """What stands beside the bar."""
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """The figures beside the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return {**metrics, "images/s": round(self.throughput.rate)}

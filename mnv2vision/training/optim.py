@@ -1,18 +1,18 @@
-"""Optimisers and learning-rate schedules, TensorFlow's RMSProp among them."""
+"""Optimisers and learning-rate schedules, including TensorFlow's RMSProp."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.optimizer import ParamsT
 
 from mnv2vision.errors import ConfigError
 
 
 class RMSpropTF(Optimizer):
-    """RMSProp as TensorFlow 1 computes it, which the paper's recipes were tuned with.
+    """RMSProp as computed by TensorFlow 1, for which the paper's recipes were tuned.
 
     It differs from PyTorch's in three points (TF: tensorflow/core/kernels/training_ops.cc, ApplyRMSProp): epsilon is
     added inside the root, the mean square starts at 1, and momentum accumulates steps already scaled by the learning
@@ -21,7 +21,7 @@ class RMSpropTF(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: float,
         *,
         decay: float = 0.9,
@@ -72,13 +72,17 @@ class RMSpropTF(Optimizer):
         return loss
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, decay_depthwise: bool) -> list[dict[str, Any]]:
+ParameterGroup = dict[str, list[Tensor] | float]
+"""Parameters (`params`) with their `weight_decay`, as torch's optimisers take them."""
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, decay_depthwise: bool) -> list[ParameterGroup]:
     """Two groups of the trainable parameters: with weight decay, and without.
 
     Args:
         model: The model.
         weight_decay: For weights of convolutions and linear layers.
-        decay_depthwise: Whether depthwise kernels decay, too; in TF-slim's recipes they do not.
+        decay_depthwise: Whether depthwise kernels decay as well; in TF-slim's recipes they do not.
     """
     decayed: list[Tensor] = []
     free: list[Tensor] = []
@@ -87,10 +91,13 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_depthwise: boo
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            # Norms and biases are the parameters of one dimension.
+            # One-dimensional parameters are norms and biases.
             decays = name == "weight" and parameter.ndim > 1 and (decay_depthwise or not depthwise)
             (decayed if decays else free).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups: list[ParameterGroup] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
@@ -107,7 +114,7 @@ def build_optimizer(
     eps: float | None,
     fused: bool = True,
 ) -> Optimizer:
-    """The optimiser of a training run.
+    """Build the optimiser of a training run.
 
     Args:
         model: Its trainable parameters are optimised.
@@ -124,12 +131,12 @@ def build_optimizer(
     groups = parameter_groups(model, weight_decay, decay_depthwise)
     if not (lr >= 0 and weight_decay >= 0 and momentum >= 0):
         raise ConfigError(f"optimizer: lr={lr}, weight_decay={weight_decay} and momentum={momentum} must be 0 or more")
-    # On a CPU torch does not fuse by itself; on a GPU it chooses well.
+    # torch does not fuse on a CPU by default; on a GPU it chooses well.
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
     fuse = True if fused and on_cpu else None
     if name == "sgd":
         if nesterov and not momentum:
-            raise ConfigError("optimizer.nesterov=true needs an optimizer.momentum above 0")
+            raise ConfigError("optimizer.nesterov=true requires optimizer.momentum above 0")
         return SGD(groups, lr, momentum=momentum, nesterov=nesterov, fused=fuse)
     if name == "rmsprop_tf":
         return RMSpropTF(groups, lr, decay=rms_decay, momentum=momentum, eps=1.0 if eps is None else eps)
@@ -139,11 +146,11 @@ def build_optimizer(
 
 
 WARMUP_SHARE = 0.2
-"""Of a run's steps: the longest warm-up, so that a shortened run still trains at its rate."""
+"""Largest share of a run's steps for warm-up, so that a shortened run still reaches its learning rate."""
 
 
 def warmup_steps(warmup_epochs: float, total_steps: int, steps_per_epoch: float) -> int:
-    """Steps of a warm-up of so many epochs, at most `WARMUP_SHARE` of the run."""
+    """Steps of a warm-up of `warmup_epochs` epochs, at most `WARMUP_SHARE` of the run."""
     return min(round(warmup_epochs * steps_per_epoch), int(WARMUP_SHARE * total_steps))
 
 
@@ -158,15 +165,15 @@ def schedule(
     power: float = 0.9,
     final: float = 0.0,
 ) -> Callable[[int], float]:
-    """The learning rate's factor as a function of the step.
+    """The learning-rate factor as a function of the step.
 
     Args:
-        name: "constant"; "exponential" (times `decay_rate` every `decay_epochs` epochs, in stairs, as TF-slim);
+        name: "constant"; "exponential" (times `decay_rate` every `decay_epochs` epochs, in steps, as TF-slim);
             "cosine" (half a cosine to `final`); "poly" ((1 - t) ** power, as DeepLab).
         total_steps: Optimiser steps of the run.
         steps_per_epoch: Optimiser steps of an epoch.
-        warmup_epochs: Linear rise from 0 over so many epochs, at most a fifth of the run, before the schedule, whose
-            time they share.
+        warmup_epochs: Epochs of linear warm-up from 0 before the schedule, at most a fifth of the run; part of
+            `total_steps`.
         decay_rate: For exponential.
         decay_epochs: For exponential.
         power: For poly.

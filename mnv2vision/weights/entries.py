@@ -1,14 +1,19 @@
-"""The published weights that are known, as data. Metrics are their publishers' (docs/weights.md names the tables)."""
+"""The published weights that can be loaded by name. Metrics are those stated by the publishers."""
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mnv2vision.weights.registry import Entry
+from mnv2vision.errors import ConfigError, WeightsError
+from mnv2vision.weights.digests import DIGESTS
+from mnv2vision.weights.entry import NO_HASH, Entry
+from mnv2vision.weights.importers.timm_models import MODELS as TIMM_MODELS
 
 IMAGENET, COCO, VOC = "ImageNet, 1000", "COCO, 80", "VOC, 20 and background"
 
-MODULES = "names and outputs proven at random weights; this file was not at hand"
-LAYOUT = "names and outputs proven at random weights in the published layout; this file was not at hand"
+MODULES = "same names and outputs at random weights; this file itself was not available"
+LAYOUT = "same names and outputs at random weights in the published layout; this file itself was not available"
+ON_THE_HUB = "on the hub"
 
 _TORCHVISION = (
     # architecture-tag, torchvision's name, top-1, top-5
@@ -98,20 +103,58 @@ _APACHE = "Apache-2.0"
 _CHECKPOINT = "*.ckpt*.index"
 
 
+def _digest(location: str) -> dict[str, Any]:
+    """What is known of the file's SHA-256, as fields of an entry."""
+    if location.startswith("hf://"):
+        return {"digest_source": ON_THE_HUB}
+    digest, source = DIGESTS.get(location.rpartition("/")[2], ("", NO_HASH))
+    return {"digest": digest, "digest_source": source}
+
+
 def _size(side: int) -> dict[str, Any]:
     return {"image_size": (side, side)}
 
 
 def _classifier(
-    name: str, source: str, location: str, licence: str, metrics: Mapping[str, float], state: str, **more: Any
+    name: str,
+    source: str,
+    location: str,
+    licence: str,
+    metrics: Mapping[str, float],
+    state: str,
+    *,
+    backbone: str = "mobilenet_v2",
+    width: float = 1.0,
+    architecture: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Entry:
-    return Entry(name, "classification", source, location, IMAGENET, licence, metrics, state, **more)
+    promised = {"backbone": backbone, "num_classes": 1000, "width": width, **(architecture or {})}
+    return Entry(
+        name,
+        "classification",
+        source,
+        location,
+        IMAGENET,
+        licence,
+        metrics,
+        state,
+        architecture=promised,
+        **(_digest(location) | more),
+    )
 
 
 def _torchvision() -> Iterator[Entry]:
     for name, location, top1, top5 in _TORCHVISION:
         metrics = {"top1": top1, "top5": top5}
-        yield _classifier(f"torchvision/{name}", "torchvision", location, "BSD-3-Clause", metrics, MODULES)
+        yield _classifier(
+            f"torchvision/{name}",
+            "torchvision",
+            location,
+            "BSD-3-Clause",
+            metrics,
+            MODULES,
+            backbone=name.partition("-")[0],
+        )
 
 
 def _timm() -> Iterator[Entry]:
@@ -124,6 +167,11 @@ def _timm() -> Iterator[Entry]:
             metrics,
             MODULES,
             options={"padding": "tf"} if architecture.startswith("tf_") else {},
+            architecture={
+                "depth": 1.0,
+                "minimalistic": False,
+                **TIMM_MODELS.get(architecture, TIMM_MODELS.get(architecture.removeprefix("tf_"), {})),
+            },
         )
 
 
@@ -136,10 +184,12 @@ def _huggingface() -> Iterator[Entry]:
             f"huggingface/{family}_{width}-{side}",
             "huggingface",
             f"hf://google/{name}/model.safetensors",
-            "other (of its page)",
+            "other (see its page)",
             {"top1": top1, "top5": top5},
             MODULES,
             preprocessing=_size(int(side)) | {"crop_fraction": int(side) / (int(side) + 32)},
+            backbone=family,
+            width=float(width),
         )
     yield Entry(
         "huggingface/deeplabv3_mobilenet_v2_1.0-513",
@@ -147,9 +197,11 @@ def _huggingface() -> Iterator[Entry]:
         "huggingface",
         "hf://google/deeplabv3_mobilenet_v2_1.0_513/model.safetensors",
         VOC,
-        "other (of its page)",
+        "other (see its page)",
         {},
         MODULES,
+        digest_source=ON_THE_HUB,
+        architecture={"backbone": "mobilenet_v2", "num_classes": 21, "width": 1.0},
     )
 
 
@@ -162,7 +214,9 @@ def _tensorflow() -> Iterator[Entry]:
                 base = v2 if family == "mobilenet_v2" else f"http://download.tensorflow.org/models/{v1}"
                 state = LAYOUT
                 if file == "mobilenet_v2_1.0_224":
-                    state = "verified on its weights, the classifier's being 8-bit: published probabilities to 0.003"
+                    state = (
+                        "verified on its weights (classifier dequantised from 8 bits): published probabilities to 0.003"
+                    )
                 yield _classifier(
                     f"tensorflow/{family}_{width}-{side}",
                     "tensorflow",
@@ -172,6 +226,8 @@ def _tensorflow() -> Iterator[Entry]:
                     state,
                     member=_CHECKPOINT,
                     preprocessing=_size(side),
+                    backbone=family,
+                    width=float(width),
                 )
     for kind, archive, width, top1 in _TF_V3:
         yield _classifier(
@@ -182,38 +238,51 @@ def _tensorflow() -> Iterator[Entry]:
             {"top1": top1},
             LAYOUT if "large" in kind else f"{LAYOUT}; its published parameter count is not that of TF-slim's code",
             member="*ema/model-*.index",
+            backbone=f"mobilenet_v3_{kind.partition('_')[0]}",
+            width=float(width),
+            architecture={"minimalistic": kind.endswith("minimalistic")},
         )
     for name, archive, mean_ap in _TF_DETECTION:
         base = "http://download.tensorflow.org/models/object_detection"
         state = LAYOUT
         if name.startswith("ssdlite"):
-            state = "verified on a published one-class detector of the same names; this file was not at hand"
+            state = "verified on a published one-class detector with the same names; this file itself was not available"
+        location = f"{base}/{archive}.tar.gz"
         yield Entry(
             f"tensorflow/{name}",
             "detection",
             "tensorflow",
-            f"{base}/{archive}.tar.gz",
+            location,
             COCO,
             _APACHE,
             {"mAP": mean_ap},
             state,
             member=_CHECKPOINT,
+            **_digest(location),
+            architecture={"backbone": name.partition("_")[2].partition("-")[0], "num_classes": 80},
         )
     for name, archive, stride, iou, subset in _TF_DEEPLAB:
         state = LAYOUT
         if archive == "deeplabv3_mnv2_pascal_trainval_2018_01_29":
             state = "verified on its weights: logits to 1.1e-4; mIoU 77.9 on 47 photos of VOC"
+        location = f"http://download.tensorflow.org/models/{archive}.tar.gz"
         yield Entry(
             f"tensorflow/deeplabv3_{name}",
             "segmentation",
             "tensorflow",
-            f"http://download.tensorflow.org/models/{archive}.tar.gz",
+            location,
             VOC,
             _APACHE,
             {f"mIoU ({subset})": iou},
             state,
             member=_CHECKPOINT,
+            **_digest(location),
             options={"output_stride": stride},
+            architecture={
+                "backbone": "mobilenet_v2",
+                "num_classes": 21,
+                "width": 0.5 if "dm05" in name else 1.0,
+            },
         )
 
 
@@ -222,7 +291,10 @@ def _others() -> Iterator[Entry]:
         base = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph"
         metrics = {"top1": top1, "top5": top5}
         location = f"{base}/{file}_pretrained.pdparams"
-        yield _classifier(f"paddle/mobilenet_v2_{tag}-imagenet", "paddle", location, _APACHE, metrics, LAYOUT)
+        width = float(tag.removesuffix("_ssld")[1:].replace("_", "."))
+        yield _classifier(
+            f"paddle/mobilenet_v2_{tag}-imagenet", "paddle", location, _APACHE, metrics, LAYOUT, width=width
+        )
     for tag, file, side, top1, top5 in _D_LI14:
         yield _classifier(
             f"d-li14/mobilenetv2_{tag.replace('_', '-')}",
@@ -232,8 +304,57 @@ def _others() -> Iterator[Entry]:
             {"top1": top1, "top5": top5},
             LAYOUT,
             preprocessing=_size(side),
+            width=float(tag.partition("_")[0]),
         )
-    yield _classifier("tonylins/mobilenet_v2-imagenet", "pytorch", "", _APACHE, {"top1": 71.8}, LAYOUT)
+    yield _classifier(
+        "tonylins/mobilenet_v2-imagenet",
+        "pytorch",
+        "",
+        _APACHE,
+        {"top1": 71.8},
+        LAYOUT,
+        **_digest("mobilenet_v2.pth.tar"),
+    )
 
 
 ENTRIES: tuple[Entry, ...] = (*_torchvision(), *_timm(), *_huggingface(), *_tensorflow(), *_others())
+
+
+def list_weights(task: str | None = None, source: str | None = None) -> list[Entry]:
+    """List the published weights that `load` takes by name.
+
+    Args:
+        task: "classification", "detection" or "segmentation"; all tasks if None.
+        source: The first part of the names, such as "timm", or an importer's name; all sources if None.
+
+    Raises:
+        ConfigError: For an unknown task or source.
+    """
+    tasks = {entry.task for entry in ENTRIES}
+    sources = {entry.name.partition("/")[0] for entry in ENTRIES} | {entry.source for entry in ENTRIES}
+    for key, value, known in (("task", task, tasks), ("source", source, sources)):
+        if value is not None and value not in known:
+            raise ConfigError(f"{key}={value} is unknown; valid: {', '.join(sorted(known))}")
+    return [
+        entry
+        for entry in ENTRIES
+        if task in (None, entry.task) and source in (None, entry.name.partition("/")[0], entry.source)
+    ]
+
+
+def find(name: str) -> Entry:
+    """Find published weights by name; timm's own spelling (`mobilenetv2_100.ra_in1k`) works too.
+
+    Raises:
+        WeightsError: For an unknown name, with the closest ones.
+    """
+    names = {entry.name: entry for entry in list_weights()}
+    for entry in list_weights(source="timm"):
+        theirs = entry.location.split("/")[3]
+        if name in (theirs, f"timm/{theirs}"):
+            return entry
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; mv.list_weights() lists the names"
+        raise WeightsError(f"{name}: no such file, and no published weights by that name{hint}")
+    return names[name]

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub, by the optional `hub` extra."""
+"""Models on the Hugging Face hub; needs the optional `hub` extra."""
 
 import json
 import os
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mnv2vision.common.cache import home
 from mnv2vision.errors import ConfigError, WeightsError
-from mnv2vision.preprocessing import Preprocessing
 from mnv2vision.weights import file
-from mnv2vision.weights.download import home, offline
+from mnv2vision.weights.download import no_way_to, offline
 
 MODEL_FILE = "model.safetensors"
 _PIPELINES = {
@@ -24,42 +24,56 @@ def _client() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise WeightsError("the Hugging Face hub needs pip install 'mnv2vision[hub]'") from error
+        raise WeightsError("the Hugging Face hub needs: pip install 'mnv2vision[hub]'") from error
     return huggingface_hub
 
 
 def fetch(repository: str, name: str, revision: str | None = None) -> Path:
-    """A file of a repository, downloaded by the hub's own client, which checks, resumes and keeps it.
+    """Download a file of a repository with the hub's own client, which resumes and caches downloads.
 
     Args:
         repository: "<owner>/<name>".
-        name: Of the file.
+        name: The file's name in the repository.
         revision: A branch, tag or commit; the main branch if None.
 
+    Returns:
+        The path of the cached file.
+
     Raises:
-        WeightsError: If it cannot be had.
+        WeightsError: If the download fails.
     """
     client = _client()
+    # Where it may not ask the hub, the client looks for a cached copy by itself.
+    cut_off = (
+        "offline mode is on" if offline() else no_way_to(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    )
     try:
         path = client.hf_hub_download(
             repository,
             name,
             revision=revision,
             cache_dir=home() / "hub",
-            local_files_only=offline(),
+            local_files_only=cut_off is not None,
             endpoint=os.environ.get("HF_ENDPOINT"),
         )
     except Exception as error:  # the client and the transport below it raise many kinds
+        if cut_off is not None and isinstance(error, client.errors.LocalEntryNotFoundError):
+            raise WeightsError(f"hf://{repository}/{name}: not downloaded, {cut_off}") from error
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"hf://{repository}/{name}: cannot be had ({reason[:300]})") from error
+        raise WeightsError(f"hf://{repository}/{name}: download failed ({reason[:300]})") from error
     return Path(path)
 
 
 def download_model(address: str) -> Path:
-    """The model file of "hf://<owner>/<name>" or "hf://<owner>/<name>@<revision>"."""
+    """Download the model file of "hf://<owner>/<name>" or "hf://<owner>/<name>@<revision>".
+
+    Raises:
+        ConfigError: For an address of another form.
+        WeightsError: If the download fails.
+    """
     repository, _, revision = address.removeprefix("hf://").partition("@")
     if repository.count("/") != 1:
-        raise ConfigError(f"{address}: an address on the hub is hf://<owner>/<repository>, optionally with @<revision>")
+        raise ConfigError(f"{address}: expected hf://<owner>/<repository>, optionally with @<revision>")
     return fetch(repository, MODEL_FILE, revision or None)
 
 
@@ -72,21 +86,21 @@ def push_to_hub(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Publish a model file with a card that tells its figures, its preprocessing and its use.
+    """Publish a model file with a card that states its metrics, its preprocessing and its use.
 
     Args:
-        path: A file of a training run, `save` or tools/convert.py.
+        path: A file written by a training run, `save` or `mnv2vision convert`.
         repository: "<owner>/<name>"; created if it does not exist.
-        metrics: Figures by name, such as those of `metrics.json`; that file's beside `path` by default.
-        licence: Of the weights, as the hub writes it.
-        private: Whether a new repository is.
-        token: Of the hub; the one that `hf auth login` kept if None.
+        metrics: Figures by name; by default those of the `metrics.json` beside `path`, if there is one.
+        licence: Licence of the weights, by the hub's identifier.
+        private: Whether to make a new repository private.
+        token: The hub's access token; the one stored by `hf auth login` if None.
 
     Returns:
         The model's address for `mv.load`.
 
     Raises:
-        WeightsError: If the file cannot be read, or the hub refuses.
+        WeightsError: If the file cannot be read, or publishing fails.
     """
     path = Path(path)
     model = file.read(path)
@@ -107,28 +121,33 @@ def push_to_hub(
             api.create_commit(repository, operations, commit_message="A model of mnv2vision")
         except Exception as error:  # the client and the transport below it raise many kinds
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise WeightsError(f"hf://{repository}: cannot be published ({reason[:300]})") from error
+            raise WeightsError(f"hf://{repository}: publishing failed ({reason[:300]})") from error
     return f"hf://{repository}"
 
 
 def model_card(model: file.ModelFile, repository: str, metrics: Mapping[str, float], licence: str) -> str:
-    """A repository's README: what the model is, its figures, its preprocessing, its use."""
-    config, task = model.config, str(model.config["task"])
-    preprocessing = Preprocessing.from_dict(dict(model.preprocessing))
+    """A repository's README: architecture, metrics, preprocessing, use, classes, origin.
+
+    Args:
+        model: The file's contents.
+        repository: "<owner>/<name>".
+        metrics: Figures by name.
+        licence: By the hub's identifier.
+    """
+    config, preprocessing = model.config, model.config.preprocessing
     height, width = preprocessing.image_size
-    options = {key: value for key, value in config.items() if key not in ("task", "backbone", "num_classes")}
+    heads = list(config.heads.items())
+    told = [f"{name.capitalize()}, {_listed(f'{head.num_classes} classes', head.options)}" for name, head in heads]
     lines = [
         "---",
         f"license: {licence}",
         "library_name: mnv2vision",
-        f"pipeline_tag: {_PIPELINES[task]}",
+        f"pipeline_tag: {_PIPELINES[heads[0][1].task]}",
         "---",
         "",
         f"# {repository.partition('/')[2]}",
         "",
-        f"{task.capitalize()} with {config['backbone']}, {config['num_classes']} classes"
-        + (f", {', '.join(f'{key}={value}' for key, value in options.items())}" if options else "")
-        + ".",
+        f"{'; '.join(told)}. Backbone: {_listed(config.backbone, config.backbone_options)}.",
         "",
     ]
     if metrics:
@@ -137,8 +156,8 @@ def model_card(model: file.ModelFile, repository: str, metrics: Mapping[str, flo
         lines.append("")
     lines += [
         f"Input: {width} x {height} pixels, RGB, resized by `{preprocessing.resize}` ({preprocessing.interpolation}),"
-        f" values in 0..1 less {list(preprocessing.mean)}, divided by {list(preprocessing.std)}."
-        " `Predictor` does all this.",
+        f" values in 0..1, minus {list(preprocessing.mean)}, divided by {list(preprocessing.std)}."
+        " `Predictor` does all of this.",
         "",
         "```python",
         "import mnv2vision as mv",
@@ -148,10 +167,15 @@ def model_card(model: file.ModelFile, repository: str, metrics: Mapping[str, flo
         "```",
         "",
     ]
-    if model.names:
-        shown = ", ".join(model.names[:100]) + (", …" if len(model.names) > 100 else "")
-        lines += [f"Classes: {shown}.", ""]
+    for name, head in heads:
+        if head.names:
+            shown = ", ".join(head.names[:100]) + (", …" if len(head.names) > 100 else "")
+            lines += [f"Classes{f' of {name}' if len(heads) > 1 else ''}: {shown}.", ""]
     if model.provenance:
-        told = ", ".join(f"{key} {value}" for key, value in model.provenance.items() if value)
-        lines += [f"Converted: {told}.", ""]
+        origin = ", ".join(f"{key} {value}" for key, value in model.provenance.items() if value)
+        lines += [f"Origin: {origin}.", ""]
     return "\n".join(lines)
+
+
+def _listed(first: str, options: Mapping[str, object]) -> str:
+    return ", ".join([first, *(f"{key}={value}" for key, value in options.items())])

@@ -147,7 +147,7 @@ def test_other_taps_of_the_same_weights(name: str, randomize: Randomize) -> None
         for tap in taps:
             torch.testing.assert_close(found[tap], features[tap], rtol=1e-4, atol=1e-5)
     kept = tensors(backbone)
-    with pytest.raises(ConfigError, match=rf"unknown taps \['{TAPS[name][-1]}'\]; this backbone has stem, block0, "):
+    with pytest.raises(ConfigError, match=rf"unknown taps \['{TAPS[name][-1]}'\]; valid: stem, block0, "):
         backbone.set_taps((TAPS[name][-1],))
     assert_same(tensors(backbone), kept)
     assert backbone.taps == taps

@@ -77,6 +77,7 @@ def with_folded_weights(backbone: mv.Backbone) -> mv.Backbone:
     return target
 
 
+@pytest.mark.slow
 def test_recovering_keeps_the_outputs_and_makes_training_possible(randomize: Randomize) -> None:
     original = mv.create_backbone("mobilenet_v2", norm_eps=1e-3).double().eval()
     randomize(original)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mnv2vision.backbones.layers import Conv2d, make_divisible, tf_same_padding
+from mnv2vision.backbones.layers import Conv2d, ConvNormAct, LayerOptions, make_divisible, tf_same_padding
 
 
 @given(
@@ -108,3 +108,19 @@ def test_dilated_depthwise_training_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         trained, inferred = conv(x), conv.eval()(x)
     torch.testing.assert_close(trained.float(), inferred.float(), rtol=0.02, atol=0.02)
+
+
+def test_batch_norm_of_one_value_a_channel() -> None:
+    """qfgaohao/pytorch-ssd#27: torch refuses it; there is nothing to normalise by but the running statistics."""
+    block = ConvNormAct(3, 4, options=LayerOptions())
+    with torch.no_grad():
+        assert isinstance(block.norm, torch.nn.BatchNorm2d)
+        assert block.norm.running_mean is not None
+        block.norm.running_mean.copy_(torch.arange(4.0))
+    single = torch.randn(1, 3, 1, 1)
+    expected = block.eval()(single)
+    before = {name: value.clone() for name, value in block.state_dict().items()}
+    torch.testing.assert_close(block.train()(single), expected)
+    assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
+    block(torch.randn(2, 3, 1, 1))  # two values are normalised by each other, as ever
+    assert not torch.equal(block.norm.running_mean, before["norm.running_mean"])

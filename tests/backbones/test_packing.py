@@ -1,5 +1,7 @@
 """Packed convolutions compute what the folded model computes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -27,11 +29,34 @@ def test_packed_equals_folded(name, padding, size):
         assert (actual[tap] - feature).abs().max() <= 1e-5 * scale
 
 
-def test_nothing_is_packed_without_the_operators(monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+def without(name: str) -> SimpleNamespace:
+    """oneDNN's private operators, but for one."""
+    names = {"_convolution_pointwise", "_reorder_convolution_weight"} - {name}
+    return SimpleNamespace(**{other: getattr(torch.ops.mkldnn, other) for other in names})
+
+
+def changed() -> SimpleNamespace:
+    """The same operators with a signature of another PyTorch."""
+    operators = without("_convolution_pointwise")
+    operators._convolution_pointwise = lambda images, weight, *, bias: images
+    return operators
+
+
+@pytest.mark.parametrize(
+    "operators",
+    [None, without("_convolution_pointwise"), without("_reorder_convolution_weight"), changed()],
+    ids=["no oneDNN", "no convolution", "no reordering", "another signature"],
+)
+def test_nothing_is_packed_without_the_operators(monkeypatch, operators):
+    if operators is None:
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    else:
+        monkeypatch.setattr(torch.ops, "mkldnn", operators)
     model = fold_batch_norm(create_backbone("mobilenet_v2", width=0.35))
     pack_convolutions(model)
     assert not any(isinstance(module, packing._PackedConv) for module in model.modules())
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, 64, 64))
 
 
 def test_inputs_of_changing_size_and_count():

@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mnv2vision.classification.evaluator import ClassificationEvaluator, ClassificationTargets
+from mnv2vision.classification.evaluator import ClassificationEvaluator
+from mnv2vision.data.sample import NO_LABEL, Sample
+
+PIXEL = np.zeros((1, 1, 3), np.uint8)
 
 
 def random_data(count: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor, list[str]]:
@@ -27,9 +30,13 @@ def evaluate(
     logits: Tensor, labels: Tensor, ids: list[str], batch: int = 7, evaluator: ClassificationEvaluator | None = None
 ) -> tuple[ClassificationEvaluator, dict[str, float]]:
     evaluator = evaluator or ClassificationEvaluator(logits.shape[1])
+    samples = [
+        Sample(PIXEL, image_id, "", None if label == NO_LABEL else label)
+        for image_id, label in zip(ids, labels.tolist(), strict=True)
+    ]
     for start in range(0, len(ids), batch):
         part = slice(start, start + batch)
-        evaluator.update(logits[part], ClassificationTargets(labels[part], ids[part]))
+        evaluator.update(logits[part], samples[part])
     return evaluator, evaluator.compute()
 
 
@@ -136,3 +143,15 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         theirs, confusion = torch.load(tmp_path / name)
         assert theirs == metrics  # exactly
         np.testing.assert_array_equal(confusion.numpy(), evaluator.confusion)
+
+
+def test_what_the_figures_cannot_tell() -> None:
+    def remarks(classes: int, labels: list[int]) -> list[str]:
+        logits = torch.eye(classes)[torch.tensor(labels)]
+        return evaluate(logits, torch.tensor(labels), [str(i) for i in range(len(labels))])[0].remarks()
+
+    assert remarks(6, [0, 1, 2, 3, 4, 5]) == []
+    assert remarks(6, [0, 1, 2, 3]) == ["2 of the 6 classes have no images: class 4, class 5"]
+    assert remarks(5, [0, 1, 2, 3, 4]) == ["top5 is always 1: there are only 5 classes"]
+    assert remarks(1, [0]) == ["top1 and top5 are always 1: there is only 1 class"]
+    assert ClassificationEvaluator(3).remarks() == []

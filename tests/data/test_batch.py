@@ -1,5 +1,6 @@
 """The randomness of a sample is a function of (seed, epoch, index) alone, and so is the order."""
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnv2vision.data import datamodule
+from mnv2vision.data import loader as datamodule
+from mnv2vision.data.augment.classification import ClassificationAugmentation, EvaluationTransform
+from mnv2vision.data.augment.detection import DetectionAugmentation
 from mnv2vision.data.batch import Batch, BatchDataset, BatchKey, BatchSampler, collate, sample_seed
-from mnv2vision.data.datamodule import DataModule
-from mnv2vision.data.detection_transforms import DetectionAugmentation
-from mnv2vision.data.imagenet import ImageNet
-from mnv2vision.data.sample import BoxKind, Sample
-from mnv2vision.data.shapes import Shapes
-from mnv2vision.data.transforms import ClassificationAugmentation, EvaluationTransform
+from mnv2vision.data.formats.imagenet import ImageNet
+from mnv2vision.data.formats.shapes import Shapes
+from mnv2vision.data.loader import DataModule
+from mnv2vision.data.sample import Boxes, BoxKind, Sample
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.preprocessing import Preprocessing, as_pair
 
@@ -387,20 +388,15 @@ def boxed(count: int, image_id: int = 0, size: tuple[int, int] = (40, 80)) -> Sa
         np.full((*size, 3), image_id, np.uint8),
         image_id=image_id,
         path=f"{image_id}.jpg",
-        boxes=boxes,
-        labels=np.arange(count) + 10 * image_id,
-        is_crowd=np.zeros(count, np.bool_),
-        difficult=np.zeros(count, np.bool_),
-        areas=np.full(count, 200.0),
+        boxes=Boxes.of(boxes, np.arange(count) + 10 * image_id, areas=np.full(count, 200.0)),
     )
 
 
 def padded(samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     batch = collate(samples, [])
     assert batch.boxes is not None
-    assert batch.box_labels is not None
-    assert batch.box_kinds is not None
-    return batch.boxes, batch.box_labels, batch.box_kinds
+    assert batch.boxes.present.tolist() == [True] * len(samples)
+    return batch.boxes[:3]
 
 
 def test_boxes_are_padded_and_relative_to_the_image() -> None:
@@ -418,11 +414,10 @@ def test_boxes_are_padded_and_relative_to_the_image() -> None:
     assert kinds.tolist() == [[BoxKind.OBJECT] * n + [BoxKind.PADDING] * (16 - n) for n in (3, 0, 5)]
     for i, sample in enumerate(samples):
         assert sample.boxes is not None
-        assert sample.labels is not None
         n = len(sample.boxes)
-        x1, y1, x2, y2 = sample.boxes.T
+        x1, y1, x2, y2 = sample.boxes.boxes.T
         np.testing.assert_allclose(boxes[i, :n], np.stack([x1 / 80, y1 / 40, x2 / 80, y2 / 40], 1), rtol=1e-6)
-        assert labels[i, :n].tolist() == sample.labels.tolist()
+        assert labels[i, :n].tolist() == sample.boxes.labels.tolist()
         assert not boxes[i, n:].any()
         assert not labels[i, n:].any()
 
@@ -438,15 +433,18 @@ def test_padding_is_to_a_few_widths(counts: list[int], width: int) -> None:
 
 
 def test_groups_and_difficult_objects_are_told_apart() -> None:
-    sample = replace(
-        boxed(4), is_crowd=np.array([False, True, False, False]), difficult=np.array([False, False, True, False])
-    )
+    plain = boxed(4)
+    assert plain.boxes is not None
+    flags = {"crowd": np.array([False, True, False, False]), "difficult": np.array([False, False, True, False])}
+    sample = replace(plain, boxes=Boxes.of(plain.boxes.boxes, plain.boxes.labels, **flags))
+    assert sample.boxes is not None
+    for name, flag in flags.items():
+        assert getattr(sample.boxes, name).tolist() == flag.tolist()
     _, labels, kinds = padded([sample, boxed(2)])
     wanted = [BoxKind.OBJECT, BoxKind.CROWD, BoxKind.DIFFICULT, BoxKind.OBJECT]
     assert kinds[0, :5].tolist() == [*wanted, BoxKind.PADDING]
     assert kinds[1, :3].tolist() == [BoxKind.OBJECT, BoxKind.OBJECT, BoxKind.PADDING]
     assert labels[0, :4].tolist() == [0, 1, 2, 3]
-    plain = replace(sample, is_crowd=None, difficult=None)  # a source that knows of neither
     assert padded([plain])[2][0, :5].tolist() == [BoxKind.OBJECT] * 4 + [BoxKind.PADDING]
 
 
@@ -454,26 +452,55 @@ def test_the_kinds_are_as_losses_count_on() -> None:
     assert {kind.name: int(kind) for kind in BoxKind} == {"PADDING": 0, "OBJECT": 1, "CROWD": 2, "DIFFICULT": 3}
 
 
-def test_only_samples_with_boxes_have_boxes() -> None:
-    without = replace(boxed(2), boxes=None, labels=None)
-    for samples in ([without], [without, boxed(2)], [boxed(2), without]):
-        batch = collate(samples, [])
-        assert (batch.boxes, batch.box_labels, batch.box_kinds) == (None, None, None)
+def masked(image_id: int, label: int | None = None) -> Sample:
+    sample = replace(boxed(0, image_id), boxes=None, label=label)
+    return replace(sample, mask=np.full(sample.size, image_id, np.uint8))
+
+
+def test_a_batch_may_mix_samples_with_different_targets() -> None:
+    batch = collate([masked(1), replace(boxed(2, 2), label=1), replace(masked(3, 5), boxes=boxed(17, 3).boxes)], [])
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [-1, 1, 5]
+    assert batch.boxes is not None
+    assert batch.boxes.present.tolist() == [False, True, True]
+    assert (batch.boxes.kinds == BoxKind.OBJECT).sum(1).tolist() == [0, 2, 17]
+    assert batch.masks is not None
+    assert batch.has_mask is not None
+    assert batch.masks.shape == (3, 40, 80)
+    assert batch.masks[:, 0, 0].tolist() == [1, 255, 3]
+    assert batch.has_mask.tolist() == [True, False, True]
+    assert batch.lacking == {"label", "boxes", "mask"}
+
+
+def test_a_target_that_no_sample_has_is_none() -> None:
+    batch = collate([replace(boxed(2), boxes=None)] * 2, [])
+    assert (batch.labels, batch.boxes, batch.masks, batch.has_mask) == (None, None, None, None)
+    assert collate([boxed(1)], []).lacking == {"label", "mask"}
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_a_mask_of_another_size_than_its_image_is_refused(evaluation: bool) -> None:
+    sample = replace(masked(4), mask=np.zeros((40, 79), np.uint8))
+    with pytest.raises(DataError, match=r"^4\.jpg: its mask is 79x40 pixels, but the image is 80x40$"):
+        collate([masked(1), sample], [], evaluation=evaluation)
+
+
+def test_arrays_of_boxes_belong_together() -> None:
+    with pytest.raises(DataError, match=r"not \(2, 4\), \(3,\), \(3,\)$"):
+        Boxes.of(np.zeros((2, 4), np.float32), np.zeros(3, np.int64))
 
 
 def test_evaluation_keeps_the_truth_at_the_photos_size() -> None:
     photos = [boxed(3, 1, (90, 120)), boxed(0, 2, (64, 33))]
     transform = EvaluationTransform(Preprocessing(image_size=SIZE, resize="stretch"))
-    batch = collate([transform(photo, 0) for photo in photos], [])
+    batch = collate([transform(photo, 0) for photo in photos], [], evaluation=True)
     assert batch.images.shape == (2, 3, *SIZE)
-    assert (batch.boxes, batch.box_labels, batch.box_kinds) == (None, None, None)
+    assert batch.boxes is None
     assert [truth.size for truth in batch.truth] == [(90, 120), (64, 33)]
     for truth, photo in zip(batch.truth, photos, strict=True):
         assert truth.image.size == 0  # it would travel twice
         assert (truth.image_id, truth.path) == (photo.image_id, photo.path)
-        for name in ("boxes", "labels", "is_crowd", "difficult", "areas"):
-            np.testing.assert_array_equal(getattr(truth, name), getattr(photo, name))
-    assert photos[0].size is None
+        assert truth.boxes is photo.boxes
     assert photos[0].image.shape == (90, 120, 3)
 
 
@@ -485,7 +512,7 @@ class BoxSource(Source):
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
         extra = boxed(index, index)
-        return replace(extra, image=sample.image, image_id=index, boxes=extra.boxes, path=sample.path)
+        return replace(extra, image=sample.image, image_id=index, path=sample.path, size=sample.size)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -505,35 +532,33 @@ def test_boxes_from_workers(workers: int) -> None:
         assert batch.image_ids == wanted.image_ids == key.indices
         assert torch.equal(batch.images, wanted.images)
         assert batch.boxes is not None
-        assert batch.box_labels is not None
-        assert batch.box_kinds is not None
         assert wanted.boxes is not None
-        assert torch.equal(batch.boxes, wanted.boxes)
-        assert (batch.box_kinds == BoxKind.OBJECT).sum(1).tolist() == key.indices  # as many boxes as the index says
-        for index, labels in zip(key.indices, batch.box_labels, strict=True):
+        assert all(map(torch.equal, batch.boxes, wanted.boxes))
+        assert (batch.boxes.kinds == BoxKind.OBJECT).sum(1).tolist() == key.indices  # as many boxes as the index says
+        for index, labels in zip(key.indices, batch.boxes.labels, strict=True):
             assert labels[:index].tolist() == [10 * index + i for i in range(index)]
-        assert batch.boxes.min() >= 0
-        assert batch.boxes.max() <= 1 + 1e-6
+        assert batch.boxes.boxes.min() >= 0
+        assert batch.boxes.boxes.max() <= 1 + 1e-6
     truths = [truth for batch in data.val_dataloader() for truth in batch.truth]
     assert [truth.image_id for truth in truths] == list(range(12))
-    assert all(truth.size == (60, 70) and len(truth.labels) == truth.image_id for truth in truths)  # type: ignore[arg-type]
-
-
-TENSORS = ("images", "labels", "boxes", "box_labels", "box_kinds")
+    assert all(truth.size == (60, 70) and len(truth.boxes) == truth.image_id for truth in truths)  # type: ignore[arg-type]
 
 
 def full_batch() -> Batch:
-    batch = collate([replace(boxed(2, i), label=i) for i in (1, 2)], [])
-    assert all(getattr(batch, name) is not None for name in TENSORS)
-    return batch
+    return collate([replace(boxed(2, i), label=i, mask=np.full((40, 80), i, np.uint8)) for i in (1, 2)], [])
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    found = [batch.images, batch.labels, batch.masks, batch.has_mask, *(batch.boxes or ())]
+    assert len(found) == 8
+    return [tensor for tensor in found if tensor is not None]
 
 
 def test_moving_takes_all_tensors_along() -> None:
-    batch = full_batch()
-    shapes = {name: getattr(batch, name).shape for name in TENSORS}
-    moved = batch.to(torch.device("meta"))
-    assert {name: getattr(moved, name).device.type for name in TENSORS} == dict.fromkeys(TENSORS, "meta")
-    assert {name: getattr(moved, name).shape for name in TENSORS} == shapes
+    shapes = [tensor.shape for tensor in tensors(full_batch())]
+    moved = full_batch().to(torch.device("meta"))
+    assert [tensor.device.type for tensor in tensors(moved)] == ["meta"] * 8
+    assert [tensor.shape for tensor in tensors(moved)] == shapes
     assert moved.image_ids == [1, 2]
     assert collate([replace(boxed(1), boxes=None)], []).to(torch.device("meta")).boxes is None
 
@@ -548,7 +573,16 @@ def test_pinning_takes_all_tensors_along(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     wanted = full_batch()
     batch = full_batch().pin_memory()
-    assert len(pinned) == len(TENSORS)
-    for name in TENSORS:
-        assert any(getattr(batch, name) is tensor for tensor in pinned), name
-        assert torch.equal(getattr(batch, name), getattr(wanted, name))
+    assert len(pinned) == 8
+    for ours, theirs in zip(tensors(batch), tensors(wanted), strict=True):
+        assert any(ours is tensor for tensor in pinned)
+        assert torch.equal(ours, theirs)
+
+
+def test_by_value_takes_all_tensors_along() -> None:
+    batch = full_batch()
+    batch.by_value = True
+    copy = pickle.loads(pickle.dumps(batch))
+    for ours, theirs in zip(tensors(copy), tensors(batch), strict=True):
+        assert torch.equal(ours, theirs)
+    assert copy.images.stride() == batch.images.stride()

@@ -1,7 +1,10 @@
 import builtins
 import errno
 import io
+import math
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -10,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mnv2vision.data.decoding import MAX_PIXELS, decode_bytes, decode_image
-from mnv2vision.errors import DataError
+from mnv2vision.data.decoding import MAX_PIXELS, decode_bytes, decode_image, decode_picture
+from mnv2vision.errors import ConfigError, DataError
 
 ORIENTATION = 0x0112
 
@@ -190,3 +193,102 @@ def test_own_limit_holds_where_pillow_has_none(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     (tmp_path / "bomb").write_bytes(png_header(20_000, 20_000))
     assert_refused(tmp_path / "bomb", "20000 x 20000")
+
+
+def test_the_limit_is_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(encode(Image.fromarray(picture()), "PNG"))
+    monkeypatch.setenv("MNV2VISION_MAX_PIXELS", str(61 * 83 - 1))
+    assert_refused(tmp_path / "a.png", "83 x 61 pixels, more than 5,062, the limit; MNV2VISION_MAX_PIXELS=")
+    monkeypatch.setenv("MNV2VISION_MAX_PIXELS", str(61 * 83))
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.png"), picture())
+    monkeypatch.setenv("MNV2VISION_MAX_PIXELS", "many")
+    with pytest.raises(ConfigError, match="MNV2VISION_MAX_PIXELS=many is not a number of pixels"):
+        decode_image(tmp_path / "a.png")
+
+
+def test_more_pixels_than_pillow_takes_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # which refuses twice as many
+    monkeypatch.setenv("MNV2VISION_MAX_PIXELS", "10000")
+    (tmp_path / "a.png").write_bytes(encode(Image.fromarray(picture()), "PNG"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(decode_image(tmp_path / "a.png"), picture())
+
+
+def test_kinds_that_take_twice_the_memory_count_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MNV2VISION_MAX_PIXELS", str(61 * 83))
+    cmyk = encode(Image.fromarray(picture()).convert("CMYK"), "JPEG")
+    for name, data in (("a.webp", encode(Image.fromarray(picture()), "WEBP")), ("a.jpg", cmyk)):
+        (tmp_path / name).write_bytes(data)
+        assert_refused(tmp_path / name, "more than 2,531, the limit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["1 bit", "RGBA, turned", "JPEG, turned"])
+def test_no_image_within_the_limit_takes_a_gigabyte(kind: str, tmp_path: Path) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("peaks of memory are measured on Linux")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 7
+    side = math.isqrt(MAX_PIXELS)
+    if kind == "1 bit":
+        Image.new("1", (side, side)).save(tmp_path / "a", "PNG")
+    elif kind.startswith("RGBA"):
+        Image.new("RGBA", (side, side)).save(tmp_path / "a", "PNG", exif=exif)
+    else:
+        Image.new("RGB", (side, side)).save(tmp_path / "a", "JPEG", exif=exif, progressive=True, subsampling=0)
+    program = """
+import sys
+from mnv2vision.data.decoding import decode_image
+print(decode_image(sys.argv[1]).shape[0])
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "a")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(shown[0]) == side
+    assert int(shown[1]) < 2**20  # kibibytes
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
+def test_a_jpeg_with_more_rows_in_its_header_than_in_its_data(mode: str, tmp_path: Path) -> None:
+    data = encode(Image.fromarray(picture()).convert(mode), "JPEG")
+    frame = data.index(b"\xff\xc0") + 5
+    for height, width in ((122, 83), (6100, 83)):
+        (tmp_path / "a.jpg").write_bytes(data[:frame] + struct.pack(">HH", height, width) + data[frame + 4 :])
+        assert_refused(tmp_path / "a.jpg", "damaged or truncated")
+
+
+# ---- PIL images ----
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_pil_image_is_what_its_file_is(mode: str, tmp_path: Path) -> None:
+    grey = Image.fromarray(picture()[..., 0].astype(np.uint16) * 257)
+    image = grey if mode == "I;16" else Image.fromarray(picture(channels=4)).convert(mode)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    by_path = decode_image(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as opened:
+        np.testing.assert_array_equal(decode_picture(opened), by_path)
+        assert opened.mode == mode
+    if mode == "I;16":
+        np.testing.assert_array_equal(by_path[..., 1], np.rot90(picture()[..., 0], -1))
+
+
+def test_pil_images_without_a_range_of_values() -> None:
+    for mode in ("I", "F"):
+        with pytest.raises(DataError, match=f"mode {mode} have no fixed range; scale them to 0..255"):
+            decode_picture(Image.new(mode, (3, 4)))
+    with pytest.raises(DataError, match=r"the image is empty \(0 x 4 pixels\)"):
+        decode_picture(Image.new("RGB", (0, 4)))
+
+
+def test_a_pil_image_that_is_read_only_now(tmp_path: Path) -> None:
+    data = encode(Image.fromarray(picture()), "PNG")
+    (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
+    with (
+        Image.open(tmp_path / "a.png") as opened,
+        pytest.raises(DataError, match=r"a\.png: damaged or truncated image"),
+    ):
+        decode_picture(opened)

@@ -54,7 +54,7 @@ def test_kernels(head: str, extras: list[int], predictors: list[int]) -> None:
     with torch.no_grad():
         raw = model(torch.empty(1, 3, 96, 96, device="meta"))
     assert raw.class_logits.shape[1] == raw.box_codes.shape[1] > 200
-    assert model.config["head"] == head
+    assert model.config.head.options["head"] == head
 
 
 def test_unknown_heads_are_named() -> None:

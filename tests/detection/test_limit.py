@@ -13,11 +13,11 @@ from torch import nn
 from torchvision.ops import box_iou
 
 import mnv2vision as mv
-from mnv2vision.cli import main
+from mnv2vision.cli.main import main
+from mnv2vision.contracts import RawDetections
 from mnv2vision.data.batch import Batch
-from mnv2vision.data.sample import Sample
+from mnv2vision.data.sample import Boxes, Sample
 from mnv2vision.detection.box_coder import to_corners
-from mnv2vision.detection.model import RawDetections
 from mnv2vision.detection.voc_evaluator import VocEvaluator
 from mnv2vision.tasks.detection import DetectionTask
 
@@ -42,17 +42,19 @@ def test_two_hundred_objects_that_are_all_found(
 ) -> None:
     """Each is found exactly: by VOC's definition the precision is 1 up to the recall that the limit allows."""
     model: Any = mv.create_model("detection", width=0.35, names=("egg",), image_size=SIZE, max_detections=limit)
-    corners = to_corners(model.anchors)
+    with torch.no_grad():
+        anchors = model(torch.zeros(1, 3, *SIZE)).anchors
+    corners = to_corners(anchors)
     chosen = apart(corners, 200)
     logits = torch.full((1, len(corners), 2), -12.0)
     logits[0, chosen, 1] = torch.linspace(8, 9, 200)
     boxes = (corners[chosen] * 320).numpy()
-    truth = Sample(np.empty((0, 0, 3), np.uint8), 1, "", boxes=boxes, labels=np.zeros(200, np.int64), size=SIZE)
+    truth = Sample(np.empty((0, 0, 3), np.uint8), 1, "", boxes=Boxes.of(boxes, np.zeros(200, np.int64)), size=SIZE)
     evaluator = VocEvaluator(("egg",))
     task = DetectionTask(model, evaluator)
-    task.forward = lambda images: RawDetections(torch.zeros(1, len(corners), 4), logits)  # type: ignore[method-assign]
+    raw = RawDetections(torch.zeros(1, len(corners), 4), logits, anchors)
     images = torch.zeros(1, 3, *SIZE, dtype=torch.uint8)
-    task.evaluate(images, Batch(images, [1], truth=[truth]))
+    task.only.evaluate(lambda _: raw, images, Batch(images, [1], truth=[truth]))
     assert evaluator.compute()["mAP"] == pytest.approx(mean_precision, abs=1e-6)
     task.write_report(tmp_path)
     (result,) = evaluator.results
@@ -87,7 +89,10 @@ def test_evaluation_from_the_command_line(
     captured = capsys.readouterr()
     assert "max_detections" not in captured.out + captured.err
     for wrong, message in (
-        (["checkpoint=model.safetensors", "model.max_detections=0"], "max_detections=0 must be a whole number"),
+        (
+            ["checkpoint=model.safetensors", "model.max_detections=0"],
+            "model.max_detections takes a whole number in 1..100000, or null, not 0",
+        ),
         (["checkpoint=other.safetensors", "model.max_detections=5"], "is for detection, not for a model of classific"),
     ):
         assert main(["eval", *common, "run_dir=c", *wrong]) == 2

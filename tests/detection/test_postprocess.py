@@ -10,10 +10,12 @@ from torch.utils._pytree import tree_map_only
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, box_iou, nms
 
+from mnv2vision.contracts import RawDetections
 from mnv2vision.detection.anchors import make_anchors
 from mnv2vision.detection.box_coder import to_corners
 from mnv2vision.detection.loss import Scores
 from mnv2vision.detection.postprocess import BatchDetections, class_scores, detect, suppress, suppress_at_once
+from mnv2vision.errors import ConfigError
 
 ANCHORS = make_anchors(((8, 8), (4, 4), (2, 2), (1, 1)), (128, 128))
 A = len(ANCHORS)
@@ -80,7 +82,7 @@ def assert_is(found: BatchDetections, image: int, wanted: tuple[Tensor, Tensor, 
 @pytest.mark.parametrize("kind", ["apart", "piled"])
 def test_the_result_is_that_of_all_anchors_and_classes(kind: str, n: int, classes: int, scores: Scores) -> None:
     codes, logits = random_case(kind, n + classes, n, classes)
-    found = detect(codes, logits, ANCHORS, scores=scores)
+    found = detect(RawDetections(codes, logits, ANCHORS), scores=scores)
     assert found.boxes.shape == (n, 100, 4)
     assert found.scores.shape == found.labels.shape == (n, 100)
     assert found.boxes.dtype == found.scores.dtype == torch.float32
@@ -98,7 +100,7 @@ def test_the_result_is_that_of_all_anchors_and_classes(kind: str, n: int, classe
 def test_thresholds(kind: str, threshold: float, nms_iou: float) -> None:
     codes, logits = random_case(kind, 1, 3, 4)
     logits[2, :, 1:] -= 12  # an image on which nothing is likely
-    found = detect(codes, logits, ANCHORS, nms_iou=nms_iou, score_threshold=threshold)
+    found = detect(RawDetections(codes, logits, ANCHORS), nms_iou=nms_iou, score_threshold=threshold)
     for image in range(3):
         wanted = reference(codes[image], logits[image], "sigmoid", nms_iou, threshold, 100)
         assert_is(found, image, wanted)
@@ -111,7 +113,7 @@ def test_thresholds(kind: str, threshold: float, nms_iou: float) -> None:
 @pytest.mark.parametrize("kind", ["apart", "piled"])
 def test_number_of_detections(kind: str, count: int) -> None:
     codes, logits = random_case(kind, 2, 2, 3)
-    found = detect(codes, logits, ANCHORS, max_detections=count)
+    found = detect(RawDetections(codes, logits, ANCHORS), max_detections=count)
     assert found.scores.shape == (2, count)
     for image in range(2):
         assert_is(found, image, reference(codes[image], logits[image], "sigmoid", 0.6, 1e-8, count))
@@ -120,7 +122,7 @@ def test_number_of_detections(kind: str, count: int) -> None:
 def test_shapes_are_fixed_where_there_are_fewer_candidates() -> None:
     codes, logits = random_case("apart", 3, 2, 1)
     few = ANCHORS[:20]
-    found = detect(codes[:, :20], logits[:, :20], few)
+    found = detect(RawDetections(codes[:, :20], logits[:, :20], few))
     assert found.boxes.shape == (2, 100, 4)
     assert found.scores.shape == found.labels.shape == (2, 100)
     assert (found.counts <= 20).all()
@@ -136,7 +138,7 @@ def test_more_candidates_are_looked_at_where_the_best_suppress_one_another() -> 
     codes[0, :220, :2] = 10 * (pile[:2] - ANCHORS[:220, :2]) / ANCHORS[:220, 2:]
     codes[0, :220, 2:] = 5 * (pile[2:] / ANCHORS[:220, 2:]).log()
     logits[0, :220, 1:] += 12
-    found = detect(codes, logits, ANCHORS)
+    found = detect(RawDetections(codes, logits, ANCHORS))
     for image in range(2):
         wanted = reference(codes[image], logits[image], "sigmoid", 0.6, 1e-8, 100)
         assert_is(found, image, wanted)
@@ -148,9 +150,9 @@ def test_more_candidates_are_looked_at_where_the_best_suppress_one_another() -> 
 def test_an_image_does_not_depend_on_the_others() -> None:
     codes, logits = random_case("apart", 5, 3, 4)
     codes[1], logits[1] = (part[0] for part in random_case("piled", 6, 1, 4))
-    together = detect(codes, logits, ANCHORS)
+    together = detect(RawDetections(codes, logits, ANCHORS))
     for image in range(3):
-        alone = detect(codes[image : image + 1], logits[image : image + 1], ANCHORS)
+        alone = detect(RawDetections(codes[image : image + 1], logits[image : image + 1], ANCHORS))
         assert alone.counts[0] == together.counts[image]
         for a, b in zip(alone, together, strict=True):
             torch.testing.assert_close(a[0], b[image])
@@ -163,7 +165,7 @@ def test_scores_that_saturate_keep_their_order() -> None:
     anchors = ANCHORS.clone()
     anchors[300] = anchors[301] = anchors[310] = torch.tensor([0.4, 0.5, 0.2, 0.2])
     anchors[301, 0] = 0.41
-    found = detect(codes, logits, anchors, score_threshold=0.5)
+    found = detect(RawDetections(codes, logits, anchors), score_threshold=0.5)
     assert found.counts.tolist() == [2]
     assert found.scores[0, :2].tolist() == [1, 1]
     assert found.labels[0, :2].tolist() == [0, 1]
@@ -175,7 +177,7 @@ def test_ties(kind: str) -> None:
     """Of equal scores any may stay, but those that stay keep apart, and whatever is dropped had a reason."""
     codes, logits = random_case(kind, 7, 2, 2)
     logits = logits.round()  # a handful of values
-    found = detect(codes, logits, ANCHORS, max_detections=2 * A, score_threshold=0.2)
+    found = detect(RawDetections(codes, logits, ANCHORS), max_detections=2 * A, score_threshold=0.2)
     for image in range(2):
         count = int(found.counts[image])
         boxes, scores, labels = (part[image, :count] for part in found[:3])
@@ -198,7 +200,7 @@ def test_equal_boxes_with_equal_scores_are_found_once() -> None:
     anchors = torch.tensor([[0.5, 0.5, 0.2, 0.2]]).expand(30, -1)
     logits = torch.zeros(1, 30, 3)
     logits[..., 1] = 1.0
-    found = detect(torch.zeros(1, 30, 4), logits, anchors)
+    found = detect(RawDetections(torch.zeros(1, 30, 4), logits, anchors))
     assert found.counts.tolist() == [2]
     assert found.labels[0, :2].tolist() == [0, 1]
     assert found.scores[0, :2].tolist() == pytest.approx([1 / (1 + math.exp(-1)), 0.5])
@@ -208,7 +210,7 @@ def test_boxes_are_clipped() -> None:
     logits = torch.zeros(1, 2, 2)
     codes = torch.tensor([[[-25.0, 0, 0, 0], [0, 20, 5, 5]]])
     anchors = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.5, 0.8, 0.2, 0.2]])
-    found = detect(codes, logits + torch.tensor([[[0, 1.0], [0, 0.5]]]), anchors)
+    found = detect(RawDetections(codes, logits + torch.tensor([[[0, 1.0], [0, 0.5]]]), anchors))
     # The first goes 0.5 to the left: -0.1 to 0.1. The second goes 0.4 down, to 1.2, and is 0.2 * e wide and high.
     half = 0.1 * math.e
     assert found.counts.tolist() == [2]
@@ -218,7 +220,7 @@ def test_boxes_are_clipped() -> None:
 
 class DetectOutside(nn.Module):
     def forward(self, codes: Tensor, logits: Tensor, anchors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(detect(codes, logits, anchors))
+        return tuple(detect(RawDetections(codes, logits, anchors)))
 
 
 @pytest.mark.parametrize("exported", [False, True])
@@ -237,11 +239,22 @@ def test_boxes_wholly_outside_are_no_boxes(exported: bool) -> None:
     assert not boxes[0, 2:].any()
 
 
+@pytest.mark.parametrize("count", [1, A - 1, A + 1])
+def test_other_anchors_are_refused(count: int) -> None:
+    """Too many anchors would put boxes in wrong places without a word."""
+    codes, logits = random_case("apart", 9, 1, 2)
+    anchors = ANCHORS[:1].expand(count, -1)
+    with pytest.raises(ConfigError, match=f"^{A} box codes and {A} class logits .* do not match {count} anchors$"):
+        detect(RawDetections(codes, logits, anchors))
+    with pytest.raises(ConfigError, match=f"^{A - 2} box codes and {A} class logits .* {A} anchors$"):
+        detect(RawDetections(codes[:, 2:], logits, ANCHORS))
+
+
 def test_some_classes_only() -> None:
     codes, logits = random_case("piled", 8, 2, 5)
     chosen = torch.tensor([3, 1])
     for scores in ("sigmoid", "softmax"):
-        found = detect(codes, logits, ANCHORS, classes=chosen, scores=scores)
+        found = detect(RawDetections(codes, logits, ANCHORS), classes=chosen, scores=scores)
         for image in range(2):
             # Classes do not meet: those of the other labels are left out. Softmax shares 1 among all, all the same.
             boxes, probabilities, labels = reference(codes[image], logits[image], scores, 0.6, 1e-8, 10_000)
@@ -255,8 +268,8 @@ def test_some_classes_only() -> None:
 
 def test_half_precision() -> None:
     codes, logits = (part.bfloat16() for part in random_case("apart", 9, 1, 2))
-    found = detect(codes, logits, ANCHORS)
-    exact = detect(codes.float(), logits.float(), ANCHORS)
+    found = detect(RawDetections(codes, logits, ANCHORS))
+    exact = detect(RawDetections(codes.float(), logits.float(), ANCHORS))
     assert found.scores.dtype == found.boxes.dtype == torch.float32
     assert all(torch.equal(a, b) for a, b in zip(found, exact, strict=True))
 
@@ -354,7 +367,7 @@ class Detect(nn.Module):
 
     def forward(self, codes: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
         assert isinstance(self.anchors, Tensor)
-        return tuple(detect(codes, logits, self.anchors, scores=self.scores))
+        return tuple(detect(RawDetections(codes, logits, self.anchors), scores=self.scores))
 
 
 @pytest.mark.parametrize("scores", ["sigmoid", "softmax"])
@@ -372,7 +385,7 @@ def test_exported(scores: Scores) -> None:
         logits[1, 20:, 1:] -= 12
         if seed == 11:
             logits[0, :, 1:] -= 40 if scores == "sigmoid" else 0  # nothing but scores below the threshold
-        found = detect(codes, logits, ANCHORS, scores=scores)
+        found = detect(RawDetections(codes, logits, ANCHORS), scores=scores)
         if seed == 11 and scores == "sigmoid":
             assert found.counts[0] == 0
         else:

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from mnv2vision.data.sample import Sample
-from mnv2vision.detection.results import Detections
+from mnv2vision.data.sample import Boxes, Sample
 from mnv2vision.detection.voc_evaluator import METRICS, VocEvaluator
+from mnv2vision.predictions.detection import Detection
 
 NAMES = ("ant", "bee", "cat")
 PIXEL = np.zeros((1, 1, 3), np.uint8)
-NOTHING = {"mAP": -1.0, "mAP_07": -1.0}
+NOTHING = pytest.approx({"mAP": float("nan"), "mAP_07": float("nan")}, nan_ok=True)
 BOX, FAR = (10, 10, 49, 49), (200, 200, 260, 260)
 
 Box = tuple[int, int, int, int]
@@ -55,7 +55,7 @@ def evaluate(
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
         found = [
-            Detections(
+            Detection(
                 continuous([row.box for row in image.found]),
                 np.array([row.score for row in image.found], np.float32),
                 np.array([row.label for row in image.found], np.int64),
@@ -67,9 +67,11 @@ def evaluate(
                 PIXEL,
                 image.image_id,
                 str(image.image_id),
-                boxes=continuous([row.box for row in image.objects]),
-                labels=np.array([row.label for row in image.objects], np.int64),
-                difficult=np.array([row.difficult for row in image.objects], bool),
+                boxes=Boxes.of(
+                    continuous([row.box for row in image.objects]),
+                    np.array([row.label for row in image.objects], np.int64),
+                    difficult=np.array([row.difficult for row in image.objects], bool),
+                ),
             )
             for image in part
         ]
@@ -260,11 +262,9 @@ def test_groups_count_as_difficult() -> None:
         PIXEL,
         1,
         "1",
-        boxes=continuous([BOX, FAR]),
-        labels=np.array([0, 0]),
-        is_crowd=np.array([False, True]),
+        boxes=Boxes.of(continuous([BOX, FAR]), np.array([0, 0]), crowd=np.array([False, True])),
     )
-    found = Detections(continuous([FAR, BOX]), np.array([0.9, 0.8], np.float32), np.array([0, 0]))
+    found = Detection(continuous([FAR, BOX]), np.array([0.9, 0.8], np.float32), np.array([0, 0]))
     evaluator.update([found], [truth])
     assert evaluator.compute()["mAP"] == 1
     assert evaluator.per_class()[0].objects == 1
@@ -373,3 +373,18 @@ def test_reset() -> None:
     evaluator.reset()
     assert evaluate(random_images(4), evaluator=evaluator)[1] == first
     assert evaluator.per_class() == rows
+
+
+def test_what_the_figures_cannot_tell() -> None:
+    evaluator, _ = evaluate([Image(1, [Object(0, BOX), Object(2, FAR, True)]), Image(2)])
+    assert evaluator.remarks() == [
+        "2 of the 3 classes have no objects in the images (bee, cat): the mean is over the others"
+    ]
+    evaluator, _ = evaluate([Image(1, [Object(0, BOX, True)]), Image(2)])
+    assert evaluator.remarks() == [
+        "none of the 2 images has an object that counts (1 are crowds or difficult): mAP cannot be measured"
+    ]
+    evaluator, _ = evaluate([Image(1, [Object(label, BOX) for label in range(len(NAMES))])])
+    assert evaluator.remarks() == []
+    evaluator.reset()
+    assert evaluator.remarks() == []

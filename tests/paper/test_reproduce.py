@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,15 +13,17 @@ import pytest
 import torch
 
 import mnv2vision as mv
-from mnv2vision import reproduce_measured
-from mnv2vision.config import load_config
-from mnv2vision.costs import complexity
+from mnv2vision.cli.main import main as run_tool
+from mnv2vision.config.compose import load_config
+from mnv2vision.config.schema import Eval
+from mnv2vision.engine.evaluate import evaluate
 from mnv2vision.errors import ConfigError
+from mnv2vision.models.complexity import complexity
+from mnv2vision.paper import measured as reproduce_measured
 from mnv2vision.paper import report
 from mnv2vision.paper.nasnet import NasNetA
 from mnv2vision.paper.published import Rounding
 from mnv2vision.paper.reproduce import MEASURED, TABLES, Figure, as_published, check, compare, deviation
-from mnv2vision.run import evaluate
 from mnv2vision.weights.convert import convert
 
 pytestmark = pytest.mark.slow
@@ -190,8 +191,7 @@ TOOL = ROOT / "tools/reproduce.py"
 
 @pytest.fixture(scope="module")
 def main() -> Callable[[list[str]], int]:
-    function: Callable[[list[str]], int] = runpy.run_path(str(TOOL))["main"]
-    return function
+    return lambda arguments: run_tool(["reproduce", *arguments])
 
 
 def test_command(main: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,22 +226,21 @@ def test_status_and_streams(argument: str, status: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tabel=4"], "unknown argument tabel=4; valid: table=, format="),
-        (["table"], "unknown argument table; valid: table=, format="),
+        (["tabel=4"], "unknown key tabel; did you mean table? (valid: table, format"),
+        (["table"], "arguments are key=value pairs, such as loader.batch_size=64: 'table' is not one"),
         (["table=5", "format=xml"], "format=xml is unknown; valid: markdown, csv, json"),
         (["figure=17"], "figure=17 is unknown; valid: 1, all, table6, 5, memory, parameters"),
-        (["evaluate=voc"], "evaluate= and latency= need table=<one table>"),
-        (["table=7", "evaluate=voc"], "evaluate= needs weights="),
+        (["evaluate=voc"], "evaluate= and latency= require table=<one table>"),
+        (["table=7", "evaluate=voc"], "evaluate= requires weights="),
         (["table=7", "evaluate=voc", "weights=nowhere.safetensors"], "nowhere.safetensors: no such model file"),
         (["table=7", "evaluate=voc", "weights=OS 9:a.safetensors"], "table=7 has no row 'OS 9'; valid: MNet V1 ASPP"),
         (["table=2", "evaluate=voc", "weights=a.safetensors"], "table=2 has no row with a model to evaluate"),
         (["table=7", "evaluate=voc", "weights=a.safetensors,"], "a.safetensors: no such model file"),
-        (["table=5", "latency=true"], "table=5 has no published latency of a model of the house"),
-        (["table=5", "table=6"], "each argument stands once"),
+        (["table=5", "latency=true"], "table=5 has no row with a published latency and a model to time"),
         (["figure=1", "table=6"], "figure= goes with output= alone"),
         (["table=5", "output=/"], "output=/ cannot be written"),
         (["figure=1", f"output={Path(__file__) / 'a'}"], "figure1.png cannot be written"),
-        (["table=4", "latency=maybe"], "latency=maybe is neither true nor false"),
+        (["table=4", "latency=maybe"], "latency takes true or false, not maybe"),
     ],
 )
 def test_mistakes_are_named(
@@ -290,12 +289,10 @@ def test_a_row_has_one_file_and_says_what_it_was_trained_on(tmp_path: Path) -> N
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     for path in (one, two):
         mv.save(mv.create_model("classification"), path)
-    with pytest.raises(
-        ConfigError, match=r"one\.safetensors and .*two\.safetensors are both for the row 'MobileNetV2'"
-    ):
+    with pytest.raises(ConfigError, match=r"one\.safetensors and .*two\.safetensors both fit the row 'MobileNetV2'"):
         reproduce_measured._assign(TABLES["4"], str(tmp_path))
     with pytest.raises(
-        ConfigError, match=r"differ in training only: weights='mobilenet_v2 V1:.*' or 'mobilenet_v2 V2:"
+        ConfigError, match=r"differ only in training: give weights='mobilenet_v2 V1:.*' or 'mobilenet_v2 V2:"
     ):
         reproduce_measured._assign(TABLES["torchvision"], str(one))
     named = reproduce_measured._assign(TABLES["torchvision"], f"mobilenet_v2 V1:{one},mobilenet_v2 V2:{two}")
@@ -307,7 +304,7 @@ def test_a_row_has_one_file_and_says_what_it_was_trained_on(tmp_path: Path) -> N
 
 def test_parts_of_a_data_set_are_no_figure(tmp_path: Path) -> None:
     mv.save(mv.create_model("classification"), tmp_path / "one.safetensors")
-    with pytest.raises(ConfigError, match=r"trainer\.limit_val_batches is not for evaluate="):
+    with pytest.raises(ConfigError, match=r"trainer\.limit_val_batches cannot be used with evaluate="):
         reproduce_measured.accuracy(TABLES["4"], "imagenet", str(tmp_path), ["trainer.limit_val_batches=1"])
 
 
@@ -343,7 +340,7 @@ def test_accuracy_of_a_detector(
     official = shared / "weights/tf_ssdlite_mobilenet_v2_person_300.safetensors"
     convert(source="tensorflow", task="detection", input=str(official), output=str(one))
     person = mv.load(one)
-    detector = mv.create_model(**(person.config | {"num_classes": 80}))
+    detector = mv.create_model(**(person.config.arguments | {"num_classes": 80}))
     state = detector.state_dict()
     for name, values in person.state_dict().items():
         if state[name].shape == values.shape:
@@ -361,7 +358,7 @@ def test_accuracy_of_a_detector(
     assert (found["row"], found["column"], found["published"]) == ("MNet V2 + SSDLite", "mAP", "22.1")
 
     options = [f"checkpoint={one}", "dataset.classes=[person]", "model.image_size=[320,320]", *data]
-    persons = evaluate(load_config("eval", ["task=detection", "dataset=coco", *options]))["AP"]
+    persons = evaluate(load_config(Eval, ["task=detection", "dataset=coco", *options]))["AP"]
     truth = json.loads((shared / "data/coco/annotations/instances_val2017.json").read_text())
     classes = len({annotation["category_id"] for annotation in truth["annotations"] if not annotation["iscrowd"]})
     metrics = json.loads((tmp_path / "runs/table_6_MNet_V2_SSDLite/metrics.json").read_text())

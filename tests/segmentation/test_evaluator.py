@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from mnv2vision.data.sample import Sample
 from mnv2vision.segmentation.evaluator import SegmentationEvaluator
 
 Mask = NDArray[np.uint8]
@@ -38,6 +39,11 @@ def random_masks(seed: int, count: int, used: Sequence[int], ignored: float = 0.
     return predictions, targets
 
 
+def truth(masks: Sequence[Mask], ids: Sequence[int | str]) -> list[Sample]:
+    pixel = np.zeros((1, 1, 3), np.uint8)
+    return [Sample(pixel, image_id, "", mask=mask) for image_id, mask in zip(ids, masks, strict=True)]
+
+
 def evaluate(
     predictions: Sequence[Mask],
     targets: Sequence[Mask],
@@ -47,9 +53,9 @@ def evaluate(
     batch: int = 2,
 ) -> tuple[SegmentationEvaluator, dict[str, float]]:
     evaluator = evaluator or SegmentationEvaluator(names)
-    ids = range(len(targets)) if ids is None else ids
+    samples = truth(targets, range(len(targets)) if ids is None else ids)
     for i in range(0, len(targets), batch):
-        evaluator.update(predictions[i : i + batch], targets[i : i + batch], ids[i : i + batch])
+        evaluator.update(predictions[i : i + batch], samples[i : i + batch])
     return evaluator, evaluator.compute()
 
 
@@ -206,7 +212,7 @@ def test_an_image_counts_once_and_order_does_not_matter() -> None:
     assert (other.per_class(), other.worst()) == (rows, worst)
     # Within one batch as well.
     twice = SegmentationEvaluator(NAMES)
-    twice.update([predictions[0]] * 2, [targets[0]] * 2, ["b", "b"])
+    twice.update([predictions[0]] * 2, truth([targets[0]] * 2, ["b", "b"]))
     assert twice.compute() == evaluate(predictions[:1], targets[:1])[1]
 
 
@@ -251,9 +257,9 @@ def test_many_pixels_do_not_overflow() -> None:
 
 def test_sizes_must_agree() -> None:
     with pytest.raises((ValueError, IndexError)):
-        SegmentationEvaluator(NAMES).update([np.zeros((2, 3), np.uint8)], [np.zeros((3, 2), np.uint8)], [1])
+        SegmentationEvaluator(NAMES).update([np.zeros((2, 3), np.uint8)], truth([np.zeros((3, 2), np.uint8)], [1]))
     with pytest.raises(ValueError):
-        SegmentationEvaluator(NAMES).update([np.zeros((2, 3), np.uint8)], [], [])
+        SegmentationEvaluator(NAMES).update([np.zeros((2, 3), np.uint8)], [])
 
 
 # ---- two processes ----
@@ -317,3 +323,25 @@ def test_two_processes_equal_one(case: str, two_processes: Path) -> None:
     for rank in (0, 1):
         assert pickle.loads((two_processes / f"{case}, {rank}.pickle").read_bytes()) == expected
     assert len(expected["worst"]) == (0 if case == "nothing at all" else 11)
+
+
+def test_what_the_figures_cannot_tell() -> None:
+    void, background, ants = np.full((3, 4), 255, np.uint8), np.zeros((3, 4), np.uint8), np.ones((3, 4), np.uint8)
+    evaluator, metrics = evaluate([background] * 2, [void] * 2)
+    assert all(math.isnan(value) for value in metrics.values())
+    assert evaluator.remarks() == ["no pixel of the 2 masks counts (all are 255): mIoU cannot be measured"]
+    evaluator, metrics = evaluate([background] * 2, [void, background])
+    assert metrics["mIoU"] == 1
+    assert evaluator.remarks() == [
+        "all pixels of the masks that count are background: mIoU tells nothing of the other classes"
+    ]
+    evaluator, _ = evaluate([background] * 2, [ants, background])
+    assert evaluator.remarks() == [
+        "3 of the 5 classes have no pixels in the masks (bee, cat, dog):"
+        " each has an IoU of 0 where it is predicted, and is left out of mIoU where not"
+    ]
+    all_classes = np.arange(5, dtype=np.uint8)[None]
+    evaluator, _ = evaluate([all_classes], [all_classes])
+    assert evaluator.remarks() == []
+    evaluator.reset()
+    assert evaluator.remarks() == []

@@ -12,11 +12,13 @@ from torch.nn import functional as F
 
 from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import Preprocessing
+from mnv2vision.segmentation import inference
 from mnv2vision.segmentation.inference import (
     MULTI_SCALE,
     InferenceOptions,
     Network,
     probabilities,
+    scores_by_pixel,
     sliding_window,
     to_masks,
     upsample,
@@ -47,6 +49,12 @@ def pointwise() -> nn.Module:
     return nn.Conv2d(3, 4, 1).requires_grad_(False)
 
 
+def windows(network: Network, images: Tensor, *arguments: Any) -> Tensor:
+    """The bands of `sliding_window`, put together."""
+    bands = list(sliding_window(network, images, *arguments))
+    return torch.cat(bands, dim=3 if images.shape[3] > images.shape[2] else 2)
+
+
 class Recorder:
     """Remembers what the network is given."""
 
@@ -64,7 +72,17 @@ class Recorder:
 
 def test_a_single_pass_gives_logits(strided: Network) -> None:
     images = random_images(2, 3, 33, 49)
-    assert torch.equal(probabilities(strided, images, InferenceOptions()), strided(images))
+    logits = strided(images)
+    assert torch.equal(scores_by_pixel(strided, images, InferenceOptions()), logits)
+    assert torch.equal(probabilities(strided, images, InferenceOptions()), logits.softmax(1))
+
+
+@pytest.mark.parametrize("options", [{"scales": (0.5,)}, {"flip": True}, {"scales": (1.0, 0.5)}])
+def test_several_passes_give_probabilities(options: dict[str, Any], strided: Network) -> None:
+    images = random_images(2, 3, 33, 49)
+    ours = scores_by_pixel(strided, images, InferenceOptions(**options))
+    assert torch.equal(ours, probabilities(strided, images, InferenceOptions(**options)))
+    torch.testing.assert_close(ours.sum(1), torch.ones(2, 33, 49))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +125,7 @@ def test_images_are_left_as_they_are(strided: Network) -> None:
     for window in (False, True):
         options = InferenceOptions(scales=(1.0, 0.5), flip=True, window=window)
         if window:
-            sliding_window(strided, images, (17, 17), options)
+            windows(strided, images, (17, 17), options)
         else:
             probabilities(strided, images, options)
     assert torch.equal(images, before)
@@ -133,7 +151,7 @@ def test_a_mirrored_image_gives_the_mirrored_mask(scales: tuple[float, ...], str
 def test_windows_see_every_pixel(size: tuple[int, int], overlap: float, pointwise: nn.Module) -> None:
     recorder = Recorder(pointwise)
     images = random_images(2, 3, *size)
-    ours = sliding_window(recorder, images, (16, 16), InferenceOptions(window=True, overlap=overlap))
+    ours = windows(recorder, images, (16, 16), InferenceOptions(window=True, overlap=overlap))
     assert ours.shape == (2, 4, *size)
     assert {part.shape for part in recorder.seen} == {(2, 3, 16, 16)}
     # A function of the pixel alone: whatever the windows, the result is the plain one.
@@ -145,7 +163,7 @@ def test_neighbours_overlap(length: int, overlap: float) -> None:
     """The pixels carry their column, so that the windows tell where they were."""
     columns = torch.arange(float(length)).expand(1, 3, 16, length)
     recorder = Recorder(nn.Identity())
-    sliding_window(recorder, columns, (16, 16), InferenceOptions(window=True, overlap=overlap))
+    windows(recorder, columns, (16, 16), InferenceOptions(window=True, overlap=overlap))
     starts = [int(part[0, 0, 0, 0]) for part in recorder.seen]
     assert starts[0] == 0
     assert starts[-1] == length - 16
@@ -164,7 +182,7 @@ def test_overlapping_windows_are_averaged() -> None:
         calls += 1
         return torch.stack([torch.full(images[:, 0].shape, float(calls)), torch.zeros_like(images[:, 0])], 1)
 
-    ours = sliding_window(network, torch.zeros(1, 3, 8, 12), (8, 8), InferenceOptions(window=True, overlap=0.5))
+    ours = windows(network, torch.zeros(1, 3, 8, 12), (8, 8), InferenceOptions(window=True, overlap=0.5))
     first, second = torch.tensor([1.0, 2.0]).sigmoid()
     wanted = torch.cat([first.expand(4), ((first + second) / 2).expand(4), second.expand(4)])
     assert calls == 2
@@ -175,7 +193,7 @@ def test_overlapping_windows_are_averaged() -> None:
 def test_what_lies_beyond_a_small_image_is_zero(pointwise: nn.Module) -> None:
     recorder = Recorder(pointwise)
     images = random_images(1, 3, 5, 20)
-    sliding_window(recorder, images, (16, 24), InferenceOptions(window=True))
+    windows(recorder, images, (16, 24), InferenceOptions(window=True))
     (seen,) = recorder.seen
     assert torch.equal(seen[..., :5, :20], images)
     assert not seen[..., 5:, :].any()
@@ -188,7 +206,7 @@ def test_what_lies_beyond_a_small_image_is_zero(pointwise: nn.Module) -> None:
 def test_scales_and_flips_of_a_window(options: dict[str, Any], strided: Network) -> None:
     """A single window is the plain case: it gives the same probabilities."""
     images = random_images(2, 3, 33, 33)
-    ours = sliding_window(strided, images, (33, 33), InferenceOptions(window=True, **options))
+    ours = windows(strided, images, (33, 33), InferenceOptions(window=True, **options))
     torch.testing.assert_close(ours, probabilities(strided, images, InferenceOptions(**options)))
 
 
@@ -252,8 +270,8 @@ def test_labels_up_to_254() -> None:
 def test_probabilities_and_logits_have_the_same_winner(strided: Network) -> None:
     images = random_images(1, 3, 33, 33)
     preprocessing = Preprocessing(image_size=(33, 33), resize="letterbox")
-    logits = probabilities(strided, images, InferenceOptions())
-    (plain,), (soft,) = (to_masks(scores, preprocessing, [(33, 33)]) for scores in (logits, logits.softmax(1)))
+    both = [give(strided, images, InferenceOptions()) for give in (scores_by_pixel, probabilities)]
+    (plain,), (soft,) = (to_masks(scores, preprocessing, [(33, 33)]) for scores in both)
     assert torch.equal(plain, soft)
     assert len(plain.unique()) > 1
 
@@ -277,3 +295,17 @@ def test_probabilities_and_logits_have_the_same_winner(strided: Network) -> None
 def test_mistakes(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         InferenceOptions(**options)
+
+
+def test_a_mask_in_tiles_is_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a photo whose scores do not fit in memory."""
+    preprocessing = Preprocessing(image_size=(33, 33), resize="letterbox")
+    scores = torch.randn(3, 5, 33, 33, generator=torch.Generator().manual_seed(0))
+    sizes = [(301, 517), (900, 17), (20, 20)]
+    whole = to_masks(scores, preprocessing, sizes)
+    monkeypatch.setattr(inference, "_MOST_SCORES", 0)
+    for tile in (5, 5 * 50 * 50, 2**22):
+        monkeypatch.setattr(inference, "_TILE_SCORES", tile)
+        for ours, wanted in zip(to_masks(scores[1:], preprocessing, sizes[1:]), whole[1:], strict=True):
+            assert ours.dtype == torch.uint8
+            assert (ours != wanted).double().mean() < 1e-3  # where two classes are alike to the last digit

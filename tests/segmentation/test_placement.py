@@ -13,12 +13,12 @@ from torch.nn import functional as F
 import mnv2vision as mv
 from mnv2vision.backbones.layers import ConvNormAct, Padding
 from mnv2vision.data.batch import Batch
+from mnv2vision.data.formats.voc import Voc
 from mnv2vision.data.sample import Sample
-from mnv2vision.data.voc_masks import VocMasks
 from mnv2vision.segmentation.evaluator import SegmentationEvaluator
 from mnv2vision.segmentation.inference import InferenceOptions, probabilities, upsample
 from mnv2vision.tasks.segmentation import SegmentationTask
-from mnv2vision.weights.tensorflow import convert
+from mnv2vision.weights.importers.from_tensorflow import convert
 
 PADDINGS: tuple[Padding, ...] = ("symmetric", "tf")
 BACKBONES = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
@@ -89,7 +89,7 @@ def test_centres_of_the_cells(backbone: str, head: str, output_stride: int, padd
         torch.testing.assert_close((rows / ones)[0, :, 0], torch.tensor(places[0]).double())
         torch.testing.assert_close((columns / ones)[0, 0], torch.tensor(places[1]).double())
         # On the pixels, each is back in its place; beyond the cells there is nothing to know.
-        back = model.to_pixels(torch.stack([rows / ones, columns / ones]), size)[:, 0]
+        back = model.head.to_pixels(torch.stack([rows / ones, columns / ones]), size)[:, 0]
         wanted = [ramp.clamp(on[0], on[-1]).double() for ramp, on in zip(ramps, places, strict=True)]
         torch.testing.assert_close(back, torch.stack(wanted))
 
@@ -159,7 +159,7 @@ def photos() -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
 @torch.no_grad()
 def placed_logits(model: Any, x: Tensor) -> Tensor:
     height, width = x.shape[-2:]
-    return place(model(x), (height, width), 8 if model.config.get("head") == "lraspp" else 16, "tf")
+    return place(model(x), (height, width), 8 if model.config.head.options.get("head") == "lraspp" else 16, "tf")
 
 
 def wanted_logits(model: Any, photos: Any) -> tuple[Tensor, Tensor]:
@@ -174,7 +174,7 @@ def test_the_loss(model: Any, photos: Any) -> None:
     masks[:, :9] = 255
     task = SegmentationTask(model, SegmentationEvaluator(NAMES))
     batch = Batch(images=images, image_ids=[1, 2], masks=masks)
-    ours = task.loss(model.preprocessing.normalize(images), batch)
+    (ours,) = task.only.loss(task(model.preprocessing.normalize(images)), batch).values()
     assert ours.item() == pytest.approx(F.cross_entropy(logits, masks.long(), ignore_index=255).item(), rel=1e-5)
 
 
@@ -185,8 +185,9 @@ def test_the_evaluation(model: Any, photos: Any) -> None:
     task = SegmentationTask(model, SegmentationEvaluator(NAMES))
     truth = [Sample(photos[0], index, "", size=(64, 80), mask=mask) for index, mask in enumerate(masks)]
     with torch.no_grad():
-        task.evaluate(model.preprocessing.normalize(images), Batch(images=images, image_ids=[0, 1], truth=truth))
-    assert task.evaluator.compute()["pixel_accuracy"] > 0.999  # but where two classes are alike
+        batch = Batch(images=images, image_ids=[0, 1], truth=truth)
+        task.only.evaluate(task, model.preprocessing.normalize(images), batch)
+    assert task.only.evaluator.compute()["pixel_accuracy"] > 0.999  # but where two classes are alike
 
 
 @pytest.mark.parametrize("window", [False, True])
@@ -203,7 +204,7 @@ def test_several_scales(model: Any, photos: Any) -> None:
     x = model.preprocessing.normalize(images)
     small = F.interpolate(x, size=(48, 60), mode="bilinear", align_corners=True)
     with torch.no_grad():
-        ours = probabilities(model.pixel_logits, x, InferenceOptions(scales=(1.0, 0.75)))
+        ours = probabilities(model.head.by_pixel(model), x, InferenceOptions(scales=(1.0, 0.75)))
     large = F.interpolate(placed_logits(model, small), size=(64, 80), mode="bilinear", align_corners=True)
     wanted = (plain.softmax(1) + large.softmax(1)) / 2
     torch.testing.assert_close(ours.double(), wanted, rtol=1e-3, atol=1e-4)
@@ -215,7 +216,7 @@ def test_several_scales(model: Any, photos: Any) -> None:
 @pytest.mark.slow
 def test_a_pixel_less_is_as_good(shared: Path) -> None:
     """The published DeepLab on VOC's photos at hand: 0.7623 at 513, and 0.6955 at 512 where corners are aligned."""
-    source = VocMasks(shared / "data/voc/VOCdevkit", "val")
+    source = Voc(shared / "data/voc/VOCdevkit", "val", targets=("mask",))
     figures = {}
     for side in (513, 512):
         weights = shared / "weights/tf_deeplabv3_mobilenet_v2_1.0_513.safetensors"
@@ -223,8 +224,7 @@ def test_a_pixel_less_is_as_good(shared: Path) -> None:
         evaluator = SegmentationEvaluator(source.names)
         for index in range(len(source)):
             sample = source[index]
-            assert sample.mask is not None
-            evaluator.update([predict(sample.image).mask], [sample.mask], [sample.image_id])
+            evaluator.update([predict(sample.image).mask], [sample])
         figures[side] = evaluator.compute()["mIoU"]
     assert figures[513] > 0.6
     assert figures[512] == pytest.approx(figures[513], abs=0.015)

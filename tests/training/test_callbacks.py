@@ -88,7 +88,7 @@ def test_plain_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     for step in range(7):
         now += 2
         progress.on_train_batch_end(fake_trainer(), module, {"loss": torch.tensor(1.5)}, BATCH, step)  # type: ignore[arg-type]
-    assert lines == ["epoch 1  step 5/10  loss 1.5  8 images/s  10 s left in the epoch"]
+    assert lines == ["epoch 1  step 5/10  loss 1.5  8 images/s  10 s left in this epoch"]
     now += 20
     progress.on_train_batch_end(fake_trainer(is_global_zero=False), module, None, BATCH, 7)  # type: ignore[arg-type]
     assert len(lines) == 1
@@ -130,11 +130,13 @@ def test_checkpoints_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "folder/last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
 
-    def fail(state: Any, target: Path) -> None:
-        target.write_bytes(b"the first half")
+    write = Path.write_bytes
+
+    def fail(target: Path, data: Any) -> int:
+        write(target, b"the first half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="No space left"):
         AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}

@@ -12,7 +12,7 @@ import torchvision.models as tv
 from torch import nn
 
 import mnv2vision as mv
-from mnv2vision.cli import main
+from mnv2vision.cli.main import main
 from mnv2vision.weights import file
 
 Randomize = Callable[[nn.Module], None]
@@ -63,7 +63,7 @@ def test_official_weights(shared: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["source=caffe", "input={weights}"], "source='caffe' is unknown; valid: tensorflow, torchvision"),
+        (["source=caffe", "input={weights}"], "unknown source='caffe'; valid: tensorflow, torchvision"),
         (["input={weights}"], "one of source=, name= and to= is required"),
         (["source=torchvision"], "input=... is required"),
         (["source=torchvision", "input={weights}", "keep_background=true"], "keep_background"),
@@ -71,10 +71,10 @@ def test_official_weights(shared: Path, tmp_path: Path) -> None:
         (["source=tensorflow", "input={weights}", "task=depth"], "task=depth; valid: classification"),
         (["source=tensorflow", "input={weights}", "keep_background=perhaps"], "keep_background"),
         (["source=tensorflow", "input={weights}"], "theirs.pth: no such .safetensors, .npz, .pb, .tflite file"),
-        (["source=torchvision", "input={weights}x"], "theirs.pthx: no such file"),
+        (["source=torchvision", "input={weights}x"], "theirs.pthx: no such file, and not a name such as"),
         (["source=tensorflow", "input={broken}"], "broken.npz: lacks the variable"),
         (["source=tensorflow", "input={broken}"], "(as task=classification, the default)"),
-        (["source=torchvision", "input={broken}"], "no state dictionary saved by torch"),
+        (["source=torchvision", "input={broken}"], "not a state dictionary"),
         (["source=torchvision", "input={weights}", "width=1"], "unknown key width"),
     ],
 )
@@ -110,7 +110,9 @@ def test_arguments_for_timm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     mv.save(model, tmp_path / "ours.safetensors")
     theirs = tmp_path / "theirs.pth"
     assert main(["convert", "to=timm", f"input={tmp_path / 'ours.safetensors'}", f"output={theirs}"]) == 0
-    printed = capsys.readouterr().err.splitlines()[-1].removeprefix("they are of timm.create_model(").removesuffix(")")
+    printed = (
+        capsys.readouterr().err.splitlines()[-1].removeprefix("load them into timm.create_model(").removesuffix(")")
+    )
     pairs = (item.partition("=") for item in printed.split(", "))
     peer = timm.create_model(**{key: ast.literal_eval(value) for key, _, value in pairs})
     peer.load_state_dict(torch.load(theirs, weights_only=True))

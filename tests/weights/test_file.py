@@ -84,13 +84,15 @@ def test_round_trip(backbone: str, tmp_path: Path, randomize: Callable[[nn.Modul
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
     assert again.names == INSECTS
     assert again.preprocessing == preprocessing
-    assert again.config == model.config == {"task": "classification", "backbone": backbone, "num_classes": 3, **options}
+    assert again.config == model.config
+    arguments = {"task": "classification", "backbone": backbone, "num_classes": 3, "output_stride": 32, **options}
+    assert again.config.arguments == arguments
     assert file.read(tmp_path / "new/folder/m.safetensors").provenance == {"source": "here"}
     # Ready for inference, and as ready for training as the original.
     assert not again.training
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in again.parameters())
     assert (again.backbone.stem.norm.eps, again.backbone.stem.norm.momentum) == (2e-3, 0.07)
-    assert again.dropout.p == 0.3
+    assert again.head.dropout.p == 0.3
     # In double precision, as random weights amplify the rounding, which other kernels do otherwise.
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():
@@ -111,7 +113,7 @@ def test_it_is_a_plain_safetensors_file(path: Path, model: Any) -> None:
     with safe_open(path, framework="pt") as opened:
         assert set(opened.keys()) == set(model.state_dict())
         assert opened.metadata()["format"] == "pt"  # what transformers and others look for
-        assert json.loads(opened.metadata()["mnv2vision"])["names"] == list(INSECTS)
+        assert json.loads(opened.metadata()["mnv2vision"])["model"]["heads"]["classification"]["names"] == list(INSECTS)
     assert os.stat(path).st_mode & 0o777 == 0o644
 
 
@@ -132,11 +134,11 @@ def test_a_failing_save_changes_nothing(
         mv.save(model, path)
     before = path.read_bytes() if older else None
 
-    def full(state: Any, target: Path, metadata: Any) -> None:
-        Path(target).write_bytes(b"half of it")
+    def full(target: Path, content: bytes) -> None:
+        target.write_text("half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(file, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         mv.save(make(), path)
     assert [item.name for item in path.parent.iterdir()] == (["model.safetensors"] if older else [])
@@ -154,9 +156,9 @@ def test_truncated(share: float, path: Path) -> None:
 
 def test_not_a_model_file(path: Path, tmp_path: Path) -> None:
     assert "no such model file" in refusal(tmp_path / "absent.safetensors")
-    assert "no such model file" in refusal(tmp_path)
+    assert refusal(tmp_path).endswith(f"a folder, not a model file; give {path}")
     save_file({"features.0.0.weight": torch.zeros(32, 3, 3, 3)}, path)
-    assert "tools/convert.py" in refusal(path)
+    assert "mnv2vision convert" in refusal(path)
     torch.save({"state_dict": {}}, path)
     assert "not a safetensors file" in refusal(path)
     path.write_bytes(b"\xff" * 4096)
@@ -174,24 +176,43 @@ def without(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda data: {name: value for name, value in data.items() if name != key}
 
 
+def changed(value: Any, *keys: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A model's description with one value changed or added, such as changed(2, "backbone_options", "width")."""
+
+    def change(data: dict[str, Any]) -> dict[str, Any]:
+        place = data["model"]
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        return data
+
+    return change
+
+
+HEAD = ("heads", "classification")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda data: "{not json", "damaged"),
         (lambda data: [], "damaged"),
-        (without("config"), "damaged"),
+        (without("model"), "damaged .model is missing, or has the wrong type"),
         (without("format_version"), "damaged"),
         (lambda data: data | {"format_version": "x"}, "damaged"),
-        (lambda data: data | {"names": 3}, "damaged"),
-        (lambda data: data | {"names": ["one"]}, "rebuilt.*3.*1 class names"),
-        (lambda data: data | {"config": []}, "rebuilt"),
-        (lambda data: data | {"config": data["config"] | {"backbone": "resnet"}}, "rebuilt.*resnet"),
-        (lambda data: data | {"config": data["config"] | {"task": "cooking"}}, "rebuilt.*cooking"),
-        (lambda data: data | {"config": data["config"] | {"wideness": 3}}, "rebuilt.*wideness"),
-        (lambda data: data | {"config": data["config"] | {"dropout": 7}}, "rebuilt.*7"),
-        (lambda data: data | {"config": data["config"] | {"width": "wide"}}, "rebuilt.*wide"),
-        (lambda data: data | {"preprocessing": {"resise": "crop"}}, "rebuilt.*resise"),
-        (lambda data: data | {"preprocessing": "none"}, "rebuilt"),
+        (lambda data: data | {"model": []}, "damaged .model is missing, or has the wrong type"),
+        (changed(3, *HEAD, "names"), "rebuilt"),
+        (changed(["one"], *HEAD, "names"), "rebuilt.*3.*1 class names"),
+        (changed([], *HEAD), "rebuilt"),
+        (changed({}, "heads"), "rebuilt.*at least one head"),
+        (changed("resnet", "backbone"), "rebuilt.*resnet"),
+        (changed("cooking", *HEAD, "task"), "rebuilt.*cooking"),
+        (changed(3, "backbone_options", "wideness"), "rebuilt.*wideness"),
+        (changed(3, *HEAD, "options", "wideness"), "rebuilt.*wideness"),
+        (changed(7, *HEAD, "options", "dropout"), "rebuilt.*7"),
+        (changed("wide", "backbone_options", "width"), "rebuilt.*wide"),
+        (changed({"resise": "crop"}, "preprocessing"), "rebuilt.*resise"),
+        (changed("none", "preprocessing"), "rebuilt"),
     ],
 )
 def test_damaged_metadata(change: Callable[[dict[str, Any]], Any], message: str, path: Path) -> None:
@@ -202,7 +223,9 @@ def test_damaged_metadata(change: Callable[[dict[str, Any]], Any], message: str,
 
 def test_a_parameter_that_does_not_fit(path: Path) -> None:
     original = path.read_bytes()
-    message = refusal(rewrite(path, state=lambda state: state | {"classifier.weight": torch.zeros(4, 1280)}))
+    message = refusal(
+        rewrite(path, state=lambda state: state | {"heads.classification.classifier.weight": torch.zeros(4, 1280)})
+    )
     assert "classifier.weight" in message
     assert "(4, 1280)" in message
     assert "(3, 1280)" in message
@@ -216,6 +239,62 @@ def test_a_parameter_that_does_not_fit(path: Path) -> None:
     assert "backbone.block17.beta (2, 5)" in message
 
 
+# ---- files of format 1, written by the code of before there were named heads ----
+
+
+@pytest.mark.parametrize(
+    ("task", "total", "size"),
+    [
+        ("classification", -0.001613561064004898, 0.001613561064004898),
+        ("detection", -4025.111638098955, 4025.111638098955),
+        ("segmentation", -0.41810713801532984, 0.41810713801532984),
+    ],
+)
+def test_format_1(task: str, total: float, size: float, tmp_path: Path) -> None:
+    """The sums of the logits and of their sizes are those of the code that wrote the files."""
+    old = Path(__file__).parent / f"fixtures/format_1/{task}.safetensors"
+    model = mv.load(old)
+    height, width = model.preprocessing.image_size
+    images = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)[..., :height, :width]
+    with torch.no_grad():
+        raw = model(images)
+    logits = (raw.class_logits if task == "detection" else raw).double()
+    assert logits.sum().item() == pytest.approx(total, rel=1e-4, abs=1e-6)
+    assert logits.abs().sum().item() == pytest.approx(size, rel=1e-4)
+    assert file.read(old).provenance == {"source": "here"}
+    mv.save(model, tmp_path / "new.safetensors")
+    again = file.read(tmp_path / "new.safetensors")
+    assert again.config == model.config
+    assert all(torch.equal(tensor, again.state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_format_1_says_of_its_model() -> None:
+    folder = Path(__file__).parent / "fixtures/format_1"
+    classifier, detector, segmenter = (
+        file.read(folder / f"{task}.safetensors").config.arguments
+        for task in ("classification", "detection", "segmentation")
+    )
+    assert classifier == {
+        "task": "classification",
+        "backbone": "mobilenet_v3_small",
+        "num_classes": 3,
+        "width": 0.1,
+        "output_stride": 32,
+        "dropout": 0.3,
+        "taps": ("block2",),
+    }
+    assert (detector["padding"], detector["scores"], detector["nms_iou"]) == ("tf", "softmax", 0.5)
+    assert (segmenter["atrous_rates"], segmenter["head_channels"], segmenter["output_stride"]) == ([6], 8, 8)
+
+
+@pytest.mark.parametrize("key", ["config", "names", "preprocessing"])
+def test_format_1_damaged(key: str, tmp_path: Path) -> None:
+    old = Path(__file__).parent / "fixtures/format_1/classification.safetensors"
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(old.read_bytes())
+    assert f"damaged ({key} is missing, or has the wrong type)" in refusal(rewrite(path, without(key)))
+
+
 # ---- starting from other weights ----
 
 
@@ -224,18 +303,20 @@ def test_other_classes_start_anew(model: Any, path: Path) -> None:
     before = {key: value.clone() for key, value in other.state_dict().items()}
     line = file.initialize_from(other, file.read(path), "start.safetensors")
     for key, value in other.state_dict().items():
-        assert torch.equal(value, before[key] if key.startswith("classifier.") else model.state_dict()[key]), key
+        assert torch.equal(
+            value, before[key] if key.startswith("heads.classification.classifier.") else model.state_dict()[key]
+        ), key
     assert "start.safetensors" in line
     assert "2 classes instead of 3" in line
-    assert "classifier.weight, classifier.bias" in line
+    assert "heads.classification.classifier.weight, heads.classification.classifier.bias" in line
     assert f"{len(before) - 2} of {len(before)}" in line
 
 
 def test_as_many_but_other_classes_start_anew(model: Any, path: Path) -> None:
     other = make(("cat", "dog", "cow"))
-    before = other.classifier.weight.clone()
+    before = other.head.classifier.weight.clone()
     line = file.initialize_from(other, file.read(path), "x")
-    assert torch.equal(other.classifier.weight, before)
+    assert torch.equal(other.head.classifier.weight, before)
     assert torch.equal(other.backbone.stem.conv.weight, model.backbone.stem.conv.weight)
     assert "classifier.weight" in line
 
@@ -252,7 +333,7 @@ def test_the_hidden_layer_of_v3_is_kept(tmp_path: Path) -> None:
     mv.save(model, tmp_path / "m.safetensors")
     other = make(("cat", "dog"), backbone="mobilenet_v3_small")
     file.initialize_from(other, file.read(tmp_path / "m.safetensors"), "x")
-    assert torch.equal(other.hidden.weight, model.hidden.weight)
+    assert torch.equal(other.head.hidden.weight, model.head.hidden.weight)
 
 
 def test_weights_of_another_width_or_depth(path: Path, tmp_path: Path) -> None:
@@ -269,7 +350,7 @@ def test_a_task_that_needs_fewer_layers(tmp_path: Path) -> None:
     model = make()
     line = file.initialize_from(model, file.read(tmp_path / "segmenter.safetensors"), "x")
     assert line.endswith(
-        "new, for classification instead of segmentation: backbone.last, classifier.weight, classifier.bias"
+        "new, for classification instead of segmentation: backbone.last, heads.classification.classifier"
     )
     state = segmenter.backbone.state_dict()
     assert all(torch.equal(model.backbone.state_dict()[name], tensor) for name, tensor in state.items())
@@ -284,6 +365,87 @@ def test_a_checkpoint_is_no_model_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prepare", [mv.fold_batch_norm, mv.split_inference])
 def test_copies_for_inference_are_not_saved(prepare: Any, tmp_path: Path) -> None:
     model = mv.create_model("classification", width=0.35, num_classes=2)
-    with pytest.raises(WeightsError, match="not written, the model is a copy prepared for inference"):
+    with pytest.raises(WeightsError, match="as in a copy prepared for inference"):
         mv.save(prepare(model), tmp_path / "model.safetensors")
     assert list(tmp_path.glob("*.safetensors")) == []
+
+
+# ---- values that no model computes with ----
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers(value: float, path: Path) -> None:
+    def spoil(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        state["heads.classification.classifier.bias"][1] = value
+        return state
+
+    assert "1 of the 3 values of heads.classification.classifier.bias are nan or inf" in refusal(
+        rewrite(path, state=spoil)
+    )
+    broken = make()
+    with torch.no_grad():
+        broken.backbone.stem.conv.weight.fill_(value)
+    mv.save(broken, path)
+    with pytest.raises(WeightsError, match=r"values of backbone\.stem\.conv\.weight are nan or inf"):
+        file.initialize_from(make(), file.read(path), "x")
+
+
+def test_negative_variances(path: Path) -> None:
+    name = "backbone.stem.norm.running_var"
+    message = refusal(rewrite(path, state=lambda state: state | {name: state[name] - 100}))
+    assert f"{name} contains negative variances" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
+def test_another_kind_of_numbers(dtype: torch.dtype, path: Path) -> None:
+    name = "backbone.stem.conv.weight"
+    message = refusal(rewrite(path, state=lambda state: state | {name: state[name].to(dtype)}))
+    assert f"{name} is of {str(dtype)[6:]} values, but the model is of float32" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_another_precision_becomes_the_models(dtype: torch.dtype, path: Path, model: Any) -> None:
+    rewrite(path, state=lambda state: {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()})
+    again = mv.load(path).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert again[name].dtype == tensor.dtype
+        assert torch.equal(again[name], tensor.to(dtype).to(tensor.dtype) if tensor.is_floating_point() else tensor)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed([0.5, 0.5], "preprocessing", "mean"), "rebuilt.*mean="),
+        (changed([float("nan")] * 3, "preprocessing", "mean"), "rebuilt.*mean="),
+        (changed([float("inf")] * 3, "preprocessing", "std"), "rebuilt.*std="),
+        (changed(-1, "backbone_options", "norm_eps"), "rebuilt.*norm_eps=-1 must be above 0"),
+        (changed(float("nan"), "backbone_options", "norm_eps"), "rebuilt.*norm_eps=nan"),
+        (changed(7, "backbone_options", "norm_momentum"), "rebuilt.*norm_momentum=7"),
+        (changed(-3, "backbone_options", "in_channels"), "rebuilt"),
+        (changed(float("inf"), "backbone_options", "expansion"), "rebuilt"),
+        (changed("x" * 10_000, *HEAD, "task"), "rebuilt"),
+        (changed("ant", *HEAD, "names"), "rebuilt"),
+        (changed([1, 2, 3], *HEAD, "names"), "rebuilt.*names=.*must be a list of names"),
+        (lambda data: data | {"format_version": float("nan")}, "damaged .format_version"),
+        (lambda data: data | {"provenance": []}, "damaged .provenance"),
+        (lambda data: "[" * 100_000, "damaged"),
+        (lambda data: '{"format_version": ' + "9" * 5000 + "}", "damaged"),
+    ],
+)
+def test_metadata_that_cannot_be(change: Callable[[dict[str, Any]], Any], message: str, path: Path) -> None:
+    from re import search
+
+    told = refusal(rewrite(path, change))
+    assert search(message, told)
+    assert len(told) < len(str(path)) + 400
+
+
+def test_equal_models_give_equal_files(tmp_path: Path) -> None:
+    files = set()
+    for index in range(8):
+        options = {"padding": "tf", "dropout": 0.1}
+        torch.manual_seed(0)
+        model = make(**dict(reversed(options.items())) if index % 2 else options)
+        mv.save(model, tmp_path / "m.safetensors", provenance={"source": "here"})
+        files.add((tmp_path / "m.safetensors").read_bytes())
+    assert len(files) == 1

@@ -8,6 +8,7 @@ import torch
 
 import mnv2vision as mv
 from mnv2vision.errors import ConfigError, WeightsError
+from mnv2vision.weights.convert import describe
 
 
 @pytest.fixture
@@ -44,9 +45,25 @@ def test_the_card_tells_figures_preprocessing_and_use(hub, model_file: Path) -> 
         "[0.485, 0.456, 0.406]",
         'mv.load("hf://someone/insects")',
         "Classes: ant, bee, cat.",
-        "Converted: source nowhere.",
+        "Origin: source nowhere.",
     ):
         assert told in card
+
+
+def test_the_card_of_several_heads(hub, tmp_path: Path) -> None:
+    heads = {"classification": {"names": ["ant", "bee"]}, "detection": {"num_classes": 3}}
+    mv.save(mv.create_model(heads, width=0.35, image_size=96), tmp_path / "model.safetensors")
+    mv.push_to_hub(tmp_path / "model.safetensors", "someone/both")
+    card = hub.contents["someone/both/README.md"].decode()
+    for told in (
+        "Classification, 2 classes; Detection, 3 classes. Backbone: mobilenet_v2, output_stride=32, width=0.35.",
+        "Classes of classification: ant, bee.",
+    ):
+        assert told in card
+    described = json.loads(describe(str(tmp_path / "model.safetensors")))
+    assert described["heads"]["classification"]["names"] == ["ant", "bee"]
+    assert described["heads"]["detection"]["num_classes"] == 3
+    assert described["backbone_options"]["width"] == 0.35
 
 
 def test_given_figures_stand_above_those_beside_the_file(hub, model_file: Path) -> None:
@@ -57,12 +74,12 @@ def test_given_figures_stand_above_those_beside_the_file(hub, model_file: Path) 
 
 
 def test_what_is_not_there_is_named(hub) -> None:
-    with pytest.raises(WeightsError, match=r"hf://someone/else/model\.safetensors: cannot be had \(.+\)"):
+    with pytest.raises(WeightsError, match=r"hf://someone/else/model\.safetensors: download failed \(.+\)"):
         mv.load("hf://someone/else")
 
 
 def test_a_bad_address(hub) -> None:
-    with pytest.raises(ConfigError, match="hf://insects: an address on the hub is hf://<owner>/<repository>"):
+    with pytest.raises(ConfigError, match="hf://insects: expected hf://<owner>/<repository>"):
         mv.load("hf://insects")
 
 
@@ -72,13 +89,13 @@ def test_offline_mode_uses_what_is_kept(hub, model_file: Path, monkeypatch: pyte
     hub.contents.clear()
     monkeypatch.setenv("MNV2VISION_OFFLINE", "1")
     assert mv.load("hf://someone/insects").names == ("ant", "bee", "cat")
-    with pytest.raises(WeightsError, match="cannot be had"):
+    with pytest.raises(WeightsError, match="not downloaded, offline mode is on"):
         mv.load("hf://someone/else")
 
 
 def test_a_hub_that_refuses(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(WeightsError, match="hf://someone/insects: cannot be published"):
+    with pytest.raises(WeightsError, match="hf://someone/insects: publishing failed"):
         mv.push_to_hub(model_file, "someone/insects", token="secret")
 
 

@@ -1,7 +1,10 @@
 """Published weights by name: found, fetched from a local server, converted once, kept; and the entries themselves."""
 
+import hashlib
 import io
 import os
+import re
+import socket
 import subprocess
 import sys
 import tarfile
@@ -16,10 +19,13 @@ import torchvision
 import mnv2vision as mv
 from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.weights import entries, file
-from mnv2vision.weights.convert import SOURCES, convert
-from mnv2vision.weights.registry import Entry
+from mnv2vision.weights.convert import convert
+from mnv2vision.weights.digests import DIGESTS
+from mnv2vision.weights.entries import ON_THE_HUB, find
+from mnv2vision.weights.entry import NO_HASH, Entry
+from mnv2vision.weights.importers.from_timm import PREPROCESSING, TF_PREPROCESSING
+from mnv2vision.weights.importers.sources import SOURCES
 from mnv2vision.weights.table import table
-from mnv2vision.weights.timm import PREPROCESSING, TF_PREPROCESSING
 
 ROOT = Path(__file__).parents[2]
 Publish = Callable[..., Entry]
@@ -81,7 +87,7 @@ def test_a_local_copy_needs_no_network(tmp_path: Path, peer, published: bytes, p
     publish("me/small-one", "http://127.0.0.1:9/model.pth")
     (tmp_path / "copy.pth").write_bytes(published)
     assert_equal(mv.load("me/small-one", input=tmp_path / "copy.pth"), peer)
-    with pytest.raises(WeightsError, match="cannot be downloaded"):
+    with pytest.raises(WeightsError, match="download failed"):
         mv.load("me/small-one")
 
 
@@ -96,7 +102,9 @@ def test_an_archive_is_unpacked(files, peer, published: bytes, publish: Publish)
     publish("me/packed", f"{files.url}/model.tgz", member="*.pth")
     publish("me/missing", f"{files.url}/model.tgz", member="*.ckpt.index")
     assert_equal(mv.load("me/packed"), peer)
-    with pytest.raises(WeightsError, match=r"model\.tgz: holds no \*\.ckpt\.index, but x/deep/model\.pth, x/readme"):
+    with pytest.raises(
+        WeightsError, match=r"model\.tgz: does not contain \*\.ckpt\.index, only x/deep/model\.pth, x/readme"
+    ):
         mv.load("me/missing")
 
 
@@ -108,7 +116,7 @@ def test_another_archive_of_the_same_name(tmp_path: Path, published: bytes, publ
             member = tarfile.TarInfo("model.pth")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    with pytest.raises(WeightsError, match="no state dictionary"):
+    with pytest.raises(WeightsError, match="not a state dictionary"):
         mv.load("me/packed", input=tmp_path / "a/model.tgz")
     assert mv.load("me/packed", input=tmp_path / "b/model.tgz").num_classes == 1000
 
@@ -132,7 +140,7 @@ def test_hub_files_come_by_the_hubs_client(hub, peer, published: bytes, publish:
 
 
 def test_what_has_no_address_is_told(publish: Publish) -> None:
-    with pytest.raises(WeightsError, match=r"tonylins/mobilenet_v2-imagenet: has no direct address; .*input=…"):
+    with pytest.raises(WeightsError, match=r"tonylins/mobilenet_v2-imagenet: no direct download address; .*input=…"):
         mv.load("tonylins/mobilenet_v2-imagenet")
 
 
@@ -163,7 +171,7 @@ def test_torchvisions_own_cache_serves_offline(
     ("name", "told"),
     [
         ("timm/mobilenetv2_14", "did you mean timm/mobilenetv2_140-ra_in1k"),
-        ("nothing.pt", r"no such file, and no published weights of that name; mv\.list_weights\(\)"),
+        ("nothing.pt", r"no such file, and no published weights by that name; mv\.list_weights\(\)"),
         ("runs/none/model.safetensors", "no such model file"),
     ],
 )
@@ -178,6 +186,10 @@ def test_list_weights_by_task_and_source() -> None:
         "huggingface/deeplabv3_mobilenet_v2_1.0-513"
     ]
     assert len(mv.list_weights(source="torchvision")) == 5
+    with pytest.raises(ConfigError, match="task=detecton is unknown; valid: classification, detection, segmentation"):
+        mv.list_weights("detecton")
+    with pytest.raises(ConfigError, match=r"source=tim is unknown; valid: .*timm"):
+        mv.list_weights(source="tim")
 
 
 def test_the_published_families_are_complete() -> None:
@@ -213,6 +225,30 @@ def test_torchvisions_names_and_figures() -> None:
         weights = torchvision.models.get_weight(entry.location)
         published = weights.meta["_metrics"]["ImageNet-1K"]
         assert entry.metrics == {"top1": published["acc@1"], "top5": published["acc@5"]}
+
+
+def test_torchvisions_hashes_are_those_in_its_files_names() -> None:
+    for entry in mv.list_weights(source="torchvision"):
+        assert torchvision.models.get_weight(entry.location).url.endswith(f"-{entry.digest}.pth")
+
+
+def test_every_entry_says_where_its_hash_is_from_or_that_there_is_none() -> None:
+    known = [entry for entry in mv.list_weights() if entry.digest]
+    assert len(known) == 40
+    for entry in known:
+        assert re.fullmatch(r"[0-9a-f]{8}|[0-9a-f]{64}", entry.digest)
+        assert entry.digest_source not in (NO_HASH, ON_THE_HUB)
+    assert len({entry.digest for entry in known}) == len(known)
+    for entry in mv.list_weights():
+        if not entry.digest:
+            assert entry.digest_source == (ON_THE_HUB if entry.location.startswith("hf://") else NO_HASH)
+    assert {entry.digest for entry in known} == {digest for digest, _ in DIGESTS.values()}
+
+
+def test_the_list_needs_no_torch() -> None:
+    code = "import sys, mnv2vision as mv; mv.list_weights(); print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "False"
 
 
 def test_timms_names_and_preprocessing() -> None:
@@ -259,12 +295,12 @@ def test_back_to_others(tmp_path: Path, peer, to: str) -> None:
     ("options", "told"),
     [
         ({}, "one of source=, name= and to= is required"),
-        ({"source": "caffe", "input": "x"}, "source='caffe' is unknown; valid: tensorflow, torchvision, timm"),
+        ({"source": "caffe", "input": "x"}, "unknown source='caffe'; valid: tensorflow, torchvision, timm"),
         ({"name": "me/none", "input": "x"}, "me/none: no such file, and no published weights"),
-        ({"to": "caffe", "input": "x"}, "to='caffe' is unknown; valid: torchvision, timm"),
-        ({"to": "timm", "input": "x.safetensors"}, "a state dictionary of timm is a .pth file"),
+        ({"to": "caffe", "input": "x"}, "unknown to='caffe'; valid: torchvision, timm"),
+        ({"to": "timm", "input": "x.safetensors"}, "timm's state dictionary is written as a .pth file"),
         ({"source": "timm"}, "input=... is required"),
-        ({"name": "x", "padding": "tf"}, "padding=... is for source=, not for name=x"),
+        ({"name": "x", "padding": "tf"}, "padding=... goes with source=, not with name=x"),
     ],
 )
 def test_what_convert_refuses(tmp_path: Path, options: dict[str, str], told: str) -> None:
@@ -296,3 +332,154 @@ def test_the_official_segmentation_model_by_name(shared: Path) -> None:
     with torch.no_grad():
         ours = model(image)[0].permute(1, 2, 0).numpy()
     assert np.abs(ours - vectors[key.replace("input", "logits")]).max() < 1e-3
+
+
+# ---- what comes is not what was meant ----
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("model.pth", b"<html>please log in</html>", "not a state dictionary"),
+        ("model.pth", b"PK\x03\x04 half an archive", "not a state dictionary"),
+        ("model.tgz", b"<html>please log in</html>", "not an archive, or a damaged one"),
+        ("model.tar.gz", b"\x1f\x8b\x08 cut off", "not an archive, or a damaged one"),
+    ],
+)
+def test_garbage_is_not_kept(files, published: bytes, publish: Publish, name: str, content: bytes, told: str) -> None:
+    files.contents[f"/{name}"] = content
+    publish("me/small-one", f"{files.url}/{name}", member="*.pth")
+    with pytest.raises(WeightsError, match=rf"{told}.*; the download was deleted$") as caught:
+        mv.load("me/small-one")
+    assert "\n" not in str(caught.value)
+    home = Path(os.environ["MNV2VISION_HOME"])
+    assert [path.name for path in home.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    if name.endswith(".pth"):  # the next call has it
+        files.contents[f"/{name}"] = published
+        assert mv.load("me/small-one").num_classes == 1000
+
+
+def test_garbage_of_a_hub_is_not_kept(hub, published: bytes, publish: Publish) -> None:
+    hub.contents["me/repository/model.pth"] = b"<html>please log in</html>"
+    publish("me/hub-one", "hf://me/repository/model.pth")
+    with pytest.raises(WeightsError, match="the download was deleted"):
+        mv.load("me/hub-one")
+    hub.contents["me/repository/model.pth"] = published
+    assert mv.load("me/hub-one").num_classes == 1000
+
+
+def test_garbage_in_torchs_own_cache_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MNV2VISION_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / "mobilenet_v2-7ebf99e0.pth"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"<html>please log in</html>")
+    with pytest.raises(WeightsError, match="the download is damaged and was deleted"):
+        mv.load("torchvision/mobilenet_v2-imagenet1k_v2")
+    assert not cached.exists()
+
+
+def test_a_local_copy_stays_whatever_it_is(tmp_path: Path, publish: Publish) -> None:
+    publish("me/small-one", "http://127.0.0.1:9/model.pth")
+    (tmp_path / "copy.pth").write_text("nothing")
+    with pytest.raises(WeightsError, match="not a state dictionary"):
+        mv.load("me/small-one", input=tmp_path / "copy.pth")
+    assert (tmp_path / "copy.pth").exists()
+
+
+def test_what_no_hash_vouches_for_is_told(
+    tmp_path: Path, published: bytes, publish: Publish, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "copy.pth").write_bytes(published)
+    publish("me/small-one", "")
+    mv.load("me/small-one", input=tmp_path / "copy.pth")
+    (line,) = caplog.messages
+    assert line.startswith("me/small-one: no published hash to check ")
+    assert "copy.pth" in line
+    caplog.clear()
+    publish("me/known", "", digest=hashlib.sha256(published).hexdigest()[:8])
+    mv.load("me/known", input=tmp_path / "copy.pth")
+    assert caplog.messages == []
+    publish("me/other", "", digest="00000000")
+    with pytest.raises(WeightsError, match=r"copy\.pth: its SHA-256 is not 00000000, that of me/other"):
+        mv.load("me/other", input=tmp_path / "copy.pth")
+
+
+def test_an_unpacked_file_cannot_be_compared_with_the_archives_hash(
+    tmp_path: Path, published: bytes, publish: Publish, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "model.pth").write_bytes(published)
+    with tarfile.open(tmp_path / "model.tgz", "w:gz") as archive:
+        archive.add(tmp_path / "model.pth", "model.pth")
+    publish("me/packed", "", member="*.pth", digest=hashlib.sha256((tmp_path / "model.tgz").read_bytes()).hexdigest())
+    mv.load("me/packed", input=tmp_path / "model.tgz")
+    assert caplog.messages == []
+    mv.load("me/packed", input=tmp_path / "model.pth")
+    (line,) = caplog.messages
+    assert line.startswith("me/packed: no published hash to check ")
+    publish("me/other", "", member="*.pth", digest="0" * 64)
+    with pytest.raises(WeightsError, match=r"model\.tgz: its SHA-256 is not 0{64}, that of me/other"):
+        mv.load("me/other", input=tmp_path / "model.tgz")
+
+
+def test_a_file_of_another_architecture_than_the_names(tmp_path: Path, published: bytes, publish: Publish) -> None:
+    (tmp_path / "035.pth").write_bytes(published)  # torchvision's of width 0.35
+    publish("me/wide", "", architecture={"backbone": "mobilenet_v2", "num_classes": 1000, "width": 1.0})
+    with pytest.raises(WeightsError, match=r"035\.pth: has width=0\.35, but me/wide has width=1\.0"):
+        mv.load("me/wide", input=tmp_path / "035.pth")
+    few = torchvision.models.mobilenet_v2(weights=None, num_classes=7)
+    torch.save(few.state_dict(), tmp_path / "few.pth")
+    with pytest.raises(WeightsError, match=r"has num_classes=7, but me/wide has num_classes=1000"):
+        mv.load("me/wide", input=tmp_path / "few.pth")
+
+
+def test_every_name_says_which_network_it_is() -> None:
+    for entry in mv.list_weights():
+        assert "backbone" in entry.architecture
+        assert "num_classes" in entry.architecture
+        numbers = re.findall(r"(?<![\d.])[01]\.\d+(?![\d.])", entry.name)
+        if numbers:
+            assert entry.architecture["width"] == float(numbers[0]), entry.name
+        for family in ("v1", "v2", "v3_large", "v3_small"):
+            if f"mobilenet_{family}" in entry.name:
+                assert entry.architecture["backbone"] == f"mobilenet_{family}", entry.name
+
+
+@pytest.mark.parametrize("spelling", ["timm/mobilenetv2_100.ra_in1k", "mobilenetv2_100.ra_in1k"])
+def test_timms_own_spelling(spelling: str) -> None:
+    assert find(spelling).name == "timm/mobilenetv2_100-ra_in1k"
+
+
+def test_without_a_network_a_name_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, publish: Publish) -> None:
+    """The hub's client would try for half a minute."""
+    asked = []
+
+    def unknown(address: tuple[str, int], *_: object) -> None:
+        asked.append(address[0])
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    for proxy in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    monkeypatch.setattr(socket, "create_connection", unknown)
+    with pytest.raises(WeightsError) as caught:
+        mv.load("timm/mobilenetv2_100-ra_in1k")
+    assert str(caught.value) == (
+        "timm/mobilenetv2_100-ra_in1k: hf://timm/mobilenetv2_100.ra_in1k/model.safetensors: not downloaded, no network:"
+        " huggingface.co: Name or service not known; or pass a local copy:"
+        " mv.load('timm/mobilenetv2_100-ra_in1k', input=…)"
+    )
+    assert asked == ["huggingface.co"]
+
+
+def test_torchs_advice_is_not_handed_on(tmp_path: Path) -> None:
+    class Call:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    torch.save({"a": Call()}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError) as caught:
+        convert(source="timm", input=str(tmp_path / "x.pth"), output=str(tmp_path / "out.safetensors"))
+    assert "weights_only" not in str(caught.value)
+    assert f"it refers to {os.system.__module__}.system, which weights do not need" in str(caught.value)
+    assert not (tmp_path / "executed").exists()

@@ -1,0 +1,140 @@
+"""A classifier in training and evaluation."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import v2
+
+from mnv2vision.classification.evaluator import ClassificationEvaluator
+from mnv2vision.classification.loss import classification_loss
+from mnv2vision.common import draw
+from mnv2vision.common.tables import write_rows
+from mnv2vision.contracts import (
+    HeadConfig,
+    HeadInUse,
+    HeadSettings,
+    HeadTraining,
+    Network,
+    Options,
+    Raw,
+    find_classes,
+    no_loss,
+)
+from mnv2vision.data.augment.classification import ClassificationAugmentation
+from mnv2vision.data.batch import Batch, Transform
+from mnv2vision.data.sample import NO_LABEL, SampleSource
+from mnv2vision.data.sources import Relabelled
+from mnv2vision.errors import ConfigError
+from mnv2vision.preprocessing import Preprocessing
+
+EXAMPLES = 24
+_MIXING = ("mixup", "cutmix")  # of the section `augmentation`, but done with whole batches on the device
+
+
+class ClassificationTraining(HeadTraining):
+    """Cross entropy, mixup and CutMix; top-1 and top-5."""
+
+    monitor = "top1"
+    evaluator: ClassificationEvaluator
+
+    def __init__(
+        self, head: HeadInUse, *, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0
+    ) -> None:
+        """Set it up.
+
+        Args:
+            head: A classifier's.
+            label_smoothing: See `classification_loss`.
+            mixup: Alpha of mixup's Beta distribution, 0 for none (arXiv 1710.09412).
+            cutmix: Likewise for CutMix (arXiv 1905.04899); with both, each batch takes one of them.
+        """
+        num_classes = head.config.num_classes
+        self.evaluator = ClassificationEvaluator(num_classes, head.config.names)
+        if not 0 <= label_smoothing <= 1:
+            raise ConfigError(f"loss.label_smoothing={label_smoothing} is not in 0..1")
+        self.label_smoothing = label_smoothing
+        mixers: list[Any] = []
+        if mixup > 0:
+            mixers.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+        if cutmix > 0:
+            mixers.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+        self._mix = v2.RandomChoice(mixers) if mixers else None
+        self._mixed: Tensor | None = None
+        self._examples: list[tuple[NDArray[np.uint8], int, int]] = []
+
+    @classmethod
+    def create(cls, head: HeadInUse, source: SampleSource, settings: HeadSettings) -> Self:
+        """See `HeadTraining.create`."""
+        mixing = {key: value for key, value in settings.augmentation.items() if key in _MIXING}
+        options: dict[str, Any] = {**settings.loss, **mixing}
+        return cls(head, **options)
+
+    @classmethod
+    def augmentation(cls, options: Options, preprocessing: Preprocessing) -> Transform:
+        """See `HeadTraining.augmentation`."""
+        own: dict[str, Any] = {key: value for key, value in options.items() if key not in _MIXING}
+        return ClassificationAugmentation(preprocessing, **own)
+
+    @classmethod
+    def adapt(cls, source: SampleSource, config: HeadConfig) -> SampleSource:
+        """With labels that are the model's; an ImageNet model can be judged on some of its classes."""
+        labels = find_classes(source.names, config)
+        return source if labels is None else Relabelled(source, labels, config.names)
+
+    def mix(self, images: Tensor, batch: Batch) -> Tensor:
+        """See `HeadTraining.mix`; batches with images whose class is not known are not mixed."""
+        self._mixed = None
+        if self._mix is not None and batch.labels is not None and "label" not in batch.lacking:
+            images, self._mixed = self._mix(images, batch.labels)
+        return images
+
+    def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
+        """Cross entropy of the images whose class is known, mixed or not."""
+        assert isinstance(raw, Tensor)
+        if batch.labels is None:
+            return {"loss": no_loss(raw)}
+        targets = batch.labels if self._mixed is None else self._mixed
+        return {"loss": classification_loss(raw, targets, self.label_smoothing)}
+
+    def start(self) -> None:
+        """Start counting, and collecting examples."""
+        super().start()
+        self._examples = []
+
+    def evaluate(self, network: Network, images: Tensor, batch: Batch) -> None:
+        """Count the hits, and keep the first images as examples."""
+        logits = network(images)
+        assert isinstance(logits, Tensor)
+        if batch.labels is None:
+            return
+        self.evaluator.update(logits, batch.truth)
+        wanted = EXAMPLES - len(self._examples)
+        if wanted > 0:
+            photos = batch.images[:wanted].permute(0, 2, 3, 1).cpu().numpy()
+            guesses = logits[:wanted].argmax(1).tolist()
+            self._examples.extend(zip(photos, guesses, batch.labels[:wanted].tolist(), strict=True))
+
+    def write_report(self, folder: Path) -> None:
+        """`per_class.csv`, `most_confused.csv`, `confusion.png` and `predictions.png`."""
+        write_rows(folder / "per_class.csv", self.evaluator.per_class())
+        write_rows(folder / "most_confused.csv", self.evaluator.most_confused())
+        draw.confusion_of_seen(self.evaluator.confusion, self.evaluator.names, folder / "confusion.png")
+        if self._examples:
+            legible = draw.legible(self.evaluator.names)
+            photos, guesses, labels = zip(*self._examples, strict=True)
+            titles = [
+                legible[guess] if label in (guess, NO_LABEL) else f"✗ {legible[guess]} ({legible[label]})"
+                for guess, label in zip(guesses, labels, strict=True)
+            ]
+            draw.contact_sheet(photos, titles, folder / "predictions.png")
+
+    def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
+        """See `HeadTraining.draw_batch`: before mixup and CutMix, with the class below."""
+        photos = batch.images.permute(0, 2, 3, 1).numpy()
+        legible = draw.legible(self.evaluator.names)
+        labels = [NO_LABEL] * len(photos) if batch.labels is None else batch.labels.tolist()
+        names = ["" if label == NO_LABEL else legible[label] for label in labels]
+        return [np.asarray(draw.caption(photo, [name])) for photo, name in zip(photos, names, strict=True)]

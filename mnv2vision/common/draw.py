@@ -1,0 +1,306 @@
+"""Pictures for people: confusion matrices, annotated photos, contact sheets."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from mnv2vision.common.atomic import atomic_path
+from mnv2vision.common.colors import palette
+
+# Matplotlib takes longer to import than a photo to predict: only where charts, or letters beyond ASCII, are drawn.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+
+# ---- fonts for all scripts ----
+
+
+def legible(names: Sequence[str]) -> list[str]:
+    """Names that installed fonts can draw; others become "class 3" (by label), with one warning."""
+    shown = [name if _is_drawable(name) else f"class {label}" for label, name in enumerate(names)]
+    if shown != list(names):
+        _tell_of_fonts()
+    return shown
+
+
+def _with_known_letters(text: str) -> str:
+    """The text, with letters that no installed font has replaced by question marks."""
+    if _is_drawable(text):
+        return text
+    _tell_of_fonts()
+    return "".join(letter if _is_drawable(letter) else "?" for letter in text)
+
+
+@cache
+def _tell_of_fonts() -> None:
+    log.warning(
+        "no installed font has the letters of some class names; they are drawn as numbers (install the Noto fonts)"
+    )
+
+
+def _is_drawable(text: str) -> bool:
+    return text.isascii() or _font_file(text) is not None
+
+
+@cache
+def _font_file(text: str) -> str | None:
+    """A font with all letters of the text: Matplotlib's own, or one of the system's; None if there is none."""
+    wanted = {ord(letter) for letter in text if letter.isprintable() and not letter.isspace()}
+    return next((path for path in _font_files() if wanted <= _letters(path)), None)
+
+
+@cache
+def _font_files() -> tuple[str, ...]:
+    from matplotlib import font_manager
+
+    default = font_manager.findfont("DejaVu Sans")
+    # The "last resort" font has a box for every letter.
+    others = {entry.fname for entry in font_manager.fontManager.ttflist if "LastResort" not in entry.fname}
+    return default, *sorted(others - {default})
+
+
+@cache
+def _letters(path: str) -> frozenset[int]:
+    from matplotlib import ft2font
+
+    try:
+        return frozenset(ft2font.FT2Font(path).get_charmap())
+    except (OSError, RuntimeError):  # removed since Matplotlib listed it, or damaged
+        return frozenset()
+
+
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    path = None if text.isascii() else _font_file(text)
+    return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+
+
+def _families(texts: Sequence[str]) -> list[str]:
+    """Font families for Matplotlib, which takes each letter from the first family that has it."""
+    from matplotlib import font_manager
+
+    files = dict.fromkeys([_font_files()[0], *filter(None, map(_font_file, texts))])
+    return [font_manager.FontProperties(fname=file).get_name() for file in files]
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _write(figure: "Figure", path: Path, texts: Sequence[str] = ()) -> None:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    # Text looks up its font when it is drawn.
+    with atomic_path(path) as temporary, matplotlib.rc_context({"font.sans-serif": _families(texts)}):
+        figure.savefig(temporary, format=path.suffix[1:], dpi=120)
+
+
+def confusion_of_seen(counts: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
+    """Draw a `confusion_matrix` of the classes that occur, or were predicted, if any."""
+    seen = np.flatnonzero(counts.sum(0) + counts.sum(1))
+    if len(seen):
+        shown = legible(names)
+        confusion_matrix(counts[np.ix_(seen, seen)], [shown[label] for label in seen], path)
+
+
+def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
+    """Draw a (C, C) confusion matrix, normalised by the actual class.
+
+    Args:
+        counts: The matrix; rows are the actual classes.
+        names: Class names; omitted for more than forty classes.
+        path: The PNG file.
+    """
+    names = legible(names)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(14.0, max(4.5, 1.8 + 0.4 * len(names)))
+    figure = _figure(side + 0.8, side)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the actual class", shrink=0.8)
+    axes.set(xlabel="predicted", ylabel="actual")
+    if len(names) <= 40:
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), names)
+    if len(names) <= 20:
+        for row, column in np.argwhere(counts):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
+    _write(figure, path, names)
+
+
+def caption(image: NDArray[np.uint8], lines: Sequence[str]) -> Image.Image:
+    """A photo (H, W, 3) with lines of text on a dark band below it."""
+    height, width = image.shape[:2]
+    size = max(12, min(28, width // 24))
+    lines = [_with_known_letters(line) for line in lines]
+    band = round(size * 1.4) * len(lines) + size // 2
+    picture = Image.new("RGB", (width, height + band), (24, 24, 24))
+    picture.paste(Image.fromarray(image))
+    draw = ImageDraw.Draw(picture)
+    for index, line in enumerate(lines):
+        draw.text(
+            (size // 2, height + size // 4 + round(size * 1.4) * index), line, fill="white", font=_font(line, size)
+        )
+    return picture
+
+
+def contact_sheet(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], path: Path, columns: int = 6) -> None:
+    """Draw images of equal size in a grid, each with a title.
+
+    Args:
+        images: (H, W, 3) uint8 each.
+        titles: One per image.
+        path: The PNG file.
+        columns: Images per row.
+    """
+    titles = [_with_known_letters(title) for title in titles]
+    rows = -(-len(images) // columns)
+    figure = _figure(2.0 * columns, 2.25 * rows)
+    for index, (image, title) in enumerate(zip(images, titles, strict=True)):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        axes.imshow(image)
+        axes.set_title(title, fontsize=9, color="firebrick" if title.startswith("✗") else "black")
+        axes.set_axis_off()
+    _write(figure, path, titles)
+
+
+_FIRST_CLASS = (255, 160, 0)  # for label 0 if it is not background: VOC's black would hide the pixels
+
+_LEAST_SIDE = 320  # smaller pictures are enlarged, so that text on them can be read
+
+
+def draw_boxes(
+    image: NDArray[np.uint8], boxes: NDArray[np.floating], labels: NDArray[np.int64], texts: Sequence[str]
+) -> NDArray[np.uint8]:
+    """Draw labelled boxes, the first on top; small images are enlarged.
+
+    Args:
+        image: (H, W, 3) uint8.
+        boxes: (n, 4) (x1, y1, x2, y2) in pixels.
+        labels: (n,), for the colours.
+        texts: One per box.
+    """
+    factor = max(1, -(-_LEAST_SIDE // max(image.shape[:2])))
+    picture = Image.fromarray(image).resize(
+        (image.shape[1] * factor, image.shape[0] * factor), Image.Resampling.BICUBIC
+    )
+    draw = ImageDraw.Draw(picture)
+    size = max(11, min(24, picture.width // 32))
+    texts = [text if _is_drawable(text) else f"class {label}" for text, label in zip(texts, labels, strict=True)]
+    colors = palette(int(labels.max(initial=0)) + 2)[1:]
+    for box, label, text in reversed(list(zip((boxes * factor).tolist(), labels.tolist(), texts, strict=True))):
+        color = tuple(colors[label].tolist())
+        draw.rectangle(box, outline=color, width=max(2, picture.width // 200))
+        font = _font(text, size)
+        left, top, right, bottom = draw.textbbox((box[0] + 2, max(0, box[1] - size - 3)), text, font=font)
+        draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=color)
+        ink = "black" if sum(c * w for c, w in zip(color, (0.3, 0.6, 0.1), strict=True)) > 130 else "white"
+        draw.text((box[0] + 2, max(0, box[1] - size - 3)), text, fill=ink, font=font)
+    return np.asarray(picture)
+
+
+def overlay(
+    image: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    colors: NDArray[np.uint8],
+    opacity: float = 0.6,
+    background: int | None = 0,
+) -> NDArray[np.uint8]:
+    """Colour the pixels of an image (H, W, 3) by their labels (H, W).
+
+    Args:
+        image: uint8.
+        mask: Labels.
+        colors: (n, 3) RGB by label.
+        opacity: Of the colours, in 0..1.
+        background: The label whose pixels stay unchanged; None if no label is background.
+    """
+    drawn = np.empty_like(image)
+    rows = max(1, 2**20 // image.shape[1])
+    for top in range(0, len(image), rows):  # in strips: a whole photo in floats may not fit in memory
+        strip = slice(top, top + rows)
+        share = np.where(mask[strip] == (-1 if background is None else background), 0.0, opacity)[..., None]
+        drawn[strip] = image[strip] * (1 - share) + colors[mask[strip]] * share
+    return drawn
+
+
+def background_label(names: Sequence[str]) -> int | None:
+    """0 if the first class is named background, or if there are no names; otherwise None."""
+    return 0 if not names or names[0].strip("_ ").lower() == "background" else None
+
+
+def class_colors(names: Sequence[str]) -> NDArray[np.uint8]:
+    """(256, 3) RGB by label: VOC's colours, with a visible one for label 0 if it is not background."""
+    colors = palette(256)
+    if background_label(names) is None:
+        colors[0] = _FIRST_CLASS
+    return colors
+
+
+def label_image(mask: NDArray[np.uint8]) -> Image.Image:
+    """A palette image of (H, W) labels, in VOC's colours."""
+    picture = Image.fromarray(mask)
+    picture.putpalette(palette(256).tobytes())
+    return picture
+
+
+def overlay_sheet(
+    examples: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], names: Sequence[str], path: Path
+) -> None:
+    """Draw images with their label maps in a grid, with a legend of the labels that occur.
+
+    Args:
+        examples: Images (H, W, 3) and label maps (H, W).
+        names: Class names by label.
+        path: The PNG file.
+    """
+    from matplotlib.patches import Patch
+
+    names, background = legible(names), background_label(names)
+    colors = class_colors(names)
+    columns = 6
+    rows = -(-len(examples) // columns)
+    figure = _figure(2.0 * columns, 2.1 * rows + 0.6)
+    seen: set[int] = set()
+    for index, (image, mask) in enumerate(examples):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        axes.imshow(overlay(image, mask, colors, background=background))
+        axes.set_axis_off()
+        seen.update(np.unique(mask).tolist())
+    handles = [Patch(color=colors[label] / 255, label=names[label]) for label in sorted(seen - {background})]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), fontsize=9)
+    _write(figure, path, names)
+
+
+def precision_recall(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], path: Path) -> None:
+    """Draw precision-recall curves.
+
+    Args:
+        curves: Recalls and precisions in 0..1 by name.
+        path: The PNG file.
+    """
+    curves = {_with_known_letters(name): curve for name, curve in curves.items()}
+    figure = _figure(6, 4.5)
+    axes = figure.add_subplot()
+    for name, (recall, precision) in curves.items():
+        axes.plot(recall, precision, label=name, linewidth=1.5)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    if curves:
+        axes.legend(loc="lower left", fontsize=9)
+    else:
+        axes.set_title("no objects")
+    _write(figure, path, list(curves))

@@ -1,0 +1,323 @@
+"""The commands and their options: the one place of names, kinds, defaults and help."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from mnv2vision.config.annotations import (
+    BatchSize,
+    Count,
+    Detections,
+    Formats,
+    Name,
+    NotNegative,
+    Scales,
+    Seed,
+    Share,
+    Side,
+    Size,
+    Stride,
+    UserText,
+    UserTexts,
+)
+from mnv2vision.config.backbones import BACKBONES
+from mnv2vision.config.datasets import DATASETS
+from mnv2vision.config.kinds import Many, Number, Text, Word, optional
+from mnv2vision.config.options import Option, option, options, passed_on, section
+from mnv2vision.config.sections import (
+    Checkpoint,
+    Data,
+    EarlyStopping,
+    Ema,
+    EvalTrainer,
+    Inference,
+    Loader,
+    Model,
+    Optimizer,
+    Preprocessing,
+    Schedule,
+    Trainer,
+)
+from mnv2vision.config.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model. Without arguments: classification of the built-in shapes, minutes on two cores."""
+
+    task: Name = option("classification", "classification | detection | segmentation")
+    model: Model = section(Model)
+    preprocessing: Preprocessing = section(Preprocessing)
+    recipe: UserText | None = option("auto", "auto: the shapes' own, or the task's for fine-tuning; null: none")
+    init_from: UserText | None = option(
+        None,
+        "weights to start from: a file, a published name, auto (ImageNet's) or none; a head for other classes is new",
+    )
+    resume: UserText | None = option(
+        None, "a checkpoint (.ckpt) to go on from; the run's own configuration is used again"
+    )
+    run_dir: UserText | None = option(None, "null: runs/<task>/<dataset>/<date_time>")
+    seed: Seed = option(0, "of the head, the order, the augmentation, dropout")
+    loader: Loader = section(Loader)
+    data: Data = section(Data)
+    optimizer: Optimizer = section(Optimizer)
+    schedule: Schedule = section(Schedule)
+    ema: Ema = section(Ema)
+    freeze: NotNegative = option(0, "how many blocks of the backbone stay as they are")
+    channels_last: bool = option(True, "memory format, the faster one")
+    compile: bool = option(False, "torch.compile the training step")
+    quantize: bool = option(
+        False, "train and evaluate with the rounding of an int8 export, which then costs less; needs init_from"
+    )
+    checkpoint: Checkpoint = section(Checkpoint)
+    early_stopping: EarlyStopping = section(EarlyStopping)
+    debug: Name | None = option(
+        None, "batch: draw augmented training images with their targets to <run_dir>/batch.png, and stop"
+    )
+    loggers: Annotated[tuple[str, ...], Many(Word())] = option(
+        ("tensorboard",), "tensorboard | wandb | mlflow; metrics.csv is written in any case"
+    )
+    trainer: Trainer = section(Trainer)
+    loss: Mapping[str, object] = passed_on()
+    augmentation: Mapping[str, object] = passed_on()
+    inference: Mapping[str, object] = passed_on()
+    backbone: Mapping[str, object] = passed_on()
+    dataset: Mapping[str, object] = passed_on()
+
+
+@dataclass(frozen=True)
+class _EvalModel:
+    image_size: Size = option(None, "another input size than the model's own")
+    output_stride: Stride | None = option(None, "segmentation: 32, 16 or 8")
+    max_detections: Detections | None = option(
+        None, "detection: how many objects are found on an image at most; null: as the model says"
+    )
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a model on the validation part of a data set: metrics.json, tables per class and pictures."""
+
+    checkpoint: UserText | None = option(None, "a model.safetensors, or a published name")
+    task: Name | None = option(None, "checked against the checkpoint's where given")
+    run_dir: UserText | None = option(None, "null: runs/eval/<dataset>/<date_time>")
+    seed: Seed = option(0, "of whatever is drawn")
+    model: _EvalModel = section(_EvalModel)
+    inference: Inference = section(Inference)
+    loader: Loader = section(Loader)
+    data: Data = section(Data)
+    trainer: EvalTrainer = section(EvalTrainer)
+    dataset: Mapping[str, object] = passed_on()
+
+
+@dataclass(frozen=True)
+class _PredictInference:
+    scales: Scales = option((1.0,), "segmentation: of the network's input; several are averaged")
+    flip: bool = option(False, "segmentation: average with the mirror image")
+    window: bool = option(False, "segmentation: look at large photos through windows, in their own resolution")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict for photos: an annotated picture each, and predictions.csv and .json."""
+
+    checkpoint: UserText | None = option(None, "a model.safetensors, or a published name")
+    images: Annotated[str | tuple[str, ...] | None, optional(Text(), Many(Text(), least=1))] = option(
+        None, "a file, a folder, a pattern in quotes, or a list of them"
+    )
+    output: UserText = option("predictions", "folder for the results")
+    top: Count = option(5, "classification: how many classes to write for each image")
+    threshold: Share = option(0.3, "detection: from which score on")
+    max_detections: Detections | None = option(
+        None, "detection: how many objects are found on a photo at most; null: as the model says"
+    )
+    inference: _PredictInference = section(_PredictInference)
+    batch_size: BatchSize = option(16, "images at a time")
+    device: UserText | None = option(None, "null: the GPU if there is one")
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Convert weights of others, or write ours by the names of others."""
+
+    source: Name | None = option(None, "tensorflow | torchvision | timm | huggingface | paddle | pytorch")
+    name: UserText | None = option(
+        None, "of published weights (docs/weights.md), downloaded unless input is a local copy"
+    )
+    to: Name | None = option(None, "torchvision | timm: write the state dictionary of the model file input")
+    info: UserText | None = option(None, "show what a model file holds, and where it came from")
+    task: Name | None = option(None, "classification (null) | detection | segmentation")
+    input: UserText | None = option(
+        None, "the file; tensorflow: variables, checkpoint, .pb, SavedModel or .tflite; torchvision: also a name"
+    )
+    output: UserText = option("model.safetensors", "the file to write")
+    keep_background: bool | None = option(None, "tensorflow, huggingface: keep class 0 of 1001")
+    keep_gaps: bool | None = option(
+        None, "tensorflow, detection: keep all 90 classes of COCO's 91 columns, not the 80 with names"
+    )
+    names: UserTexts | None = option(None, "tensorflow, huggingface: class names of a detector or a segmentation model")
+    image_size: Side | None = option(
+        None, "tensorflow, huggingface: side of the network's input; null: 300 (detection), 513 (segmentation)"
+    )
+    output_stride: Stride | None = option(None, "tensorflow, huggingface, segmentation: null: 8")
+    padding: Name | None = option(None, "timm: tf for its tf_ models; huggingface: null: tf")
+    head_activation: Name | None = option(
+        None, "huggingface, segmentation: null: relu6, as TensorFlow's graph computes it"
+    )
+
+
+@dataclass(frozen=True)
+class Export:
+    """Export a model for devices, each file with its measured accuracy, and with all that is needed to feed it."""
+
+    checkpoint: UserText | None = option(None, "a model.safetensors, or a published name")
+    formats: Formats = option(("onnx",), "onnx | openvino | litert | executorch | coreml; all: all of them")
+    quantize: Annotated[Literal["none", "fp16", "int8"], Word(("none", "fp16", "int8"))] = option(
+        "none", "int8: of weights and activations, calibrated with images of the data set's training part"
+    )
+    output: UserText = option("exported", "where each file gets a folder, such as exported/onnx-int8")
+    heads: UserTexts | None = option(None, "of a model with several: those to export; null: all")
+    input: Annotated[Literal["uint8", "float"], Word(("uint8", "float"))] = option(
+        "uint8", "type of the pixel values 0..255 that it takes"
+    )
+    layout: Annotated[Literal["NHWC", "NCHW"], Word(("NHWC", "NCHW"))] = option("NHWC", "of its input")
+    post: Annotated[Literal["raw", "fixed"], Word(("raw", "fixed"))] = option(
+        "raw", "raw: the heads' outputs; fixed: probabilities, a fixed number of boxes, or labels at input size"
+    )
+    batch: BatchSize | None = option(None, "a fixed number of images; null: any, where the format can")
+    images: Count = option(
+        300, "how many images of the data set, drawn by seed, to measure on, and to calibrate int8 with"
+    )
+    allow_drop: Annotated[float | None, optional(Number(0, 100))] = option(
+        0.5, "fp16, int8: points of the task's main metric that may be lost; null: any"
+    )
+    seed: Seed = option(0, "of whatever is drawn")
+    dataset: Mapping[str, object] = passed_on()
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Measure speed against torchvision and others, as ratios within one run; above 1, mnv2vision is faster."""
+
+    task: Annotated[str, Word(("classification", "detection", "segmentation", "threads"))] | None = option(
+        None, "null: all three tasks; threads: how threads should wait"
+    )
+    data: UserText | None = option(None, "a folder with train/: the input pipeline as well, on these photos")
+    checkpoint: UserText | None = option(
+        None, "a model.safetensors, or a published name: measure what it is exported to instead"
+    )
+    formats: Formats = option(
+        ("all",), "for checkpoint: onnx | openvino | litert | executorch | coreml; all: installed"
+    )
+    output: UserText = option("benchmark", "for checkpoint: folder for the table and the exported files")
+    dataset: Mapping[str, object] = passed_on()
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Put the paper's tables, and other projects', beside what the models here have (docs/reproduction.md)."""
+
+    table: UserText | None = option(None, "2 to 7, slim_v2, torchvision, …; null: all")
+    format: Name = option("markdown", "markdown | csv | json")
+    output: UserText | None = option(None, "the file to write, or the folder of figures; null: the screen, figures/")
+    evaluate: Name | None = option(None, "imagenet | coco | voc: measure accuracy; takes the keys of eval as well")
+    weights: UserText | None = option(None, "for evaluate: model files or folders, separated by commas")
+    latency: bool = option(False, "this machine's CPU beside the paper's Pixel 1")
+    figure: Name | None = option(None, "1 | table6 | 5 | memory | parameters | all: draw figures instead")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its options, the groups it has (of `open_groups`, nothing is chosen by default), and examples."""
+
+    schema: type
+    examples: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    note: str = ""
+    open_groups: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "train": Command(
+        Train,
+        (
+            "task=detection",
+            "dataset=imagenet dataset.root=photos",
+            "dataset=imagenet dataset.root=/data/imagenet recipe=imagenet_paper trainer.devices=8",
+            "resume=runs/.../checkpoints/last.ckpt",
+        ),
+        ("backbone", "dataset", "recipe", "task"),
+    ),
+    "eval": Command(
+        Eval, ("checkpoint=runs/.../model.safetensors dataset=imagenet dataset.root=/data/imagenet",), ("dataset",)
+    ),
+    "predict": Command(Predict, ("checkpoint=model.safetensors images='photos/*.jpg' output=predictions/",)),
+    "convert": Command(
+        Convert,
+        (
+            "source=tensorflow input=mobilenet_v2.safetensors output=model.safetensors",
+            "name=timm/mobilenetv2_140-ra_in1k output=model.safetensors",
+            "to=timm input=model.safetensors output=mobilenetv2.pth",
+            "info=model.safetensors",
+        ),
+    ),
+    "export": Command(
+        Export,
+        (
+            "checkpoint=model.safetensors formats=[onnx,litert]",
+            "checkpoint=model.safetensors quantize=int8 dataset=imagenet dataset.root=/data/imagenet output=out/",
+        ),
+        ("dataset",),
+        open_groups=("dataset",),
+    ),
+    "benchmark": Command(
+        Benchmark,
+        (
+            "",
+            "task=detection",
+            "data=<folder with train/>",
+            "task=threads",
+            "checkpoint=model.safetensors formats=all dataset=imagenet dataset.root=/data/imagenet",
+        ),
+        ("dataset",),
+        note="All three tasks take 6 minutes on two cores, threads 10. Leave the machine alone meanwhile.",
+        open_groups=("dataset",),
+    ),
+    "reproduce": Command(
+        Reproduce,
+        (
+            "",
+            "table=6 format=csv",
+            "output=docs/reproduction.md",
+            "table=6 latency=true",
+            "table=6 evaluate=coco dataset.root=/data/coco weights=ssdlite.safetensors",
+            "table=4 evaluate=imagenet dataset.root=/data/imagenet weights=folder/",
+            "table=7 evaluate=voc dataset.root=/data/VOCdevkit weights=a.safetensors,b.safetensors",
+            "figure=1 output=figures/",
+        ),
+        note="Each figure is exact, within x %, or not matched, with the reason; the last line counts them.",
+    ),
+}
+GROUPS: dict[str, Mapping[str, type]] = {"task": TASKS, "dataset": DATASETS, "backbone": BACKBONES}
+SECTIONS = ("dataset", "backbone")
+"""Groups whose choices are sections of that name; a task's are whole configurations."""
+
+
+def command_of(schema: type) -> str:
+    """The name of the command that has these options."""
+    return next(name for name, command in COMMANDS.items() if command.schema is schema)
+
+
+def command_options(command: str, choice: Mapping[str, str] | None = None) -> Iterator[Option]:
+    """The options of a command, those of its groups behind them; of several of one key, the last counts.
+
+    Args:
+        command: A key of `COMMANDS`.
+        choice: Of each group; of all choices where it names none.
+    """
+    yield from options(COMMANDS[command].schema)
+    for group, choices in GROUPS.items():
+        if group in COMMANDS[command].groups:
+            chosen = [choices[choice[group]]] if choice and group in choice else choices.values()
+            for schema in chosen:
+                yield from options(schema, f"{group}." if group in SECTIONS else "")

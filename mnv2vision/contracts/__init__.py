@@ -1,0 +1,45 @@
+"""What the rooms agree on, so that they need not know one another."""
+
+from mnv2vision.contracts.export import HeadExport, Outputs
+from mnv2vision.contracts.model import Features, Head, HeadConfig, HeadKind, ModelConfig, Options, Taps
+from mnv2vision.contracts.raw import Raw, RawDetections
+from mnv2vision.contracts.task import (
+    Decoder,
+    Evaluator,
+    HeadInUse,
+    HeadSettings,
+    HeadTraining,
+    Network,
+    Target,
+    TaskKind,
+    check_finite,
+    class_names,
+    find_classes,
+    no_loss,
+)
+
+__all__ = [
+    "Decoder",
+    "Evaluator",
+    "Features",
+    "Head",
+    "HeadConfig",
+    "HeadExport",
+    "HeadInUse",
+    "HeadKind",
+    "HeadSettings",
+    "HeadTraining",
+    "ModelConfig",
+    "Network",
+    "Options",
+    "Outputs",
+    "Raw",
+    "RawDetections",
+    "Taps",
+    "Target",
+    "TaskKind",
+    "check_finite",
+    "class_names",
+    "find_classes",
+    "no_loss",
+]

@@ -1,0 +1,217 @@
+"""COCO and data sets in its layout: one JSON file of instances, one folder of images."""
+
+import json
+import logging
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mnv2vision.common.text import few
+from mnv2vision.data.decoding import upright
+from mnv2vision.data.formats.coco_index import coco_index, facts
+from mnv2vision.data.formats.coco_masks import check_outlines, paint_mask
+from mnv2vision.data.formats.names import texts
+from mnv2vision.data.formats.orientation import (
+    Orientation,
+    check_orientation,
+    read_photo,
+    stored_size,
+    tell_of_turned,
+    turn_boxes,
+)
+from mnv2vision.data.formats.voc_boxes import VOC_NAMES
+from mnv2vision.data.sample import Boxes, Sample, check_targets
+from mnv2vision.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+_OF_VOC = {  # VOC's names where COCO has others
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
+
+class Coco:
+    """Images with boxes, masks or both. Labels are consecutive; `category_ids` maps them to the file's ids.
+
+    The annotation file is `annotations/instances_<split><year>.json` (or without the year, or `<split>.json`, or
+    Roboflow's `<split>/_annotations.coco.json`), the images are in `<split><year>/`, `<split>/`, `images/…` or beside
+    the annotation file. Images without objects are kept. Boxes, areas and outlines may be missing if they can be
+    derived, and `iscrowd` is optional. The file is read once and indexed in the cache folder. Masks are painted from
+    the outlines, see `paint_mask`.
+
+    Attributes:
+        names: Category names by label; `mask_names` if the mask is the only target.
+        mask_names: "background", then the categories; empty without masks.
+        category_ids: The file's category ids by box label.
+        targets: The requested targets.
+        protocol: The evaluation of the boxes.
+    """
+
+    protocol = "coco"
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: str,
+        *,
+        targets: Collection[str] = ("boxes",),
+        year: int | None = 2017,
+        classes: Sequence[str] | None = None,
+        voc: bool = False,
+        orientation: Orientation = "upright",
+    ) -> None:
+        """Read the annotation file.
+
+        Args:
+            root: The folder with `annotations/` and the image folders.
+            split: "train", "val" or another.
+            targets: What to read: "boxes", "mask" or both.
+            year: The year in file names; optional there.
+            classes: Names of the categories to keep, in label order (in masks from 1 on); by default all, sorted by id.
+                In masks, all others are background.
+            voc: Use VOC's classes, by VOC's names, which DeepLab is pre-trained on.
+            orientation: What annotations of photos with an EXIF orientation refer to.
+
+        Raises:
+            DataError: Naming the file and the invalid key, annotation or image; also if no object is left.
+        """
+        if voc and classes is not None:
+            raise DataError("dataset.voc_classes and dataset.classes cannot be combined")
+        check_orientation(orientation)
+        self.targets = check_targets(targets, ("boxes", "mask"))
+        folder = Path(root)
+        if not os.path.isdir(folder):  # Path.is_dir raises for long names
+            raise DataError(f"{folder}: the data set's root folder does not exist")
+        self.annotation_file, self.image_folder = _find(folder, split, "" if year is None else str(year))
+        where = str(self.annotation_file)
+        # Arrays, not lists of objects: workers share them, and reference counts would copy them.
+        self.index = coco_index(self.annotation_file)
+        known = facts(self.index)
+        for message in known.messages:
+            log.warning("%s: %s", where, message)
+        wanted = [_OF_VOC.get(name, name) for name in VOC_NAMES] if voc else classes
+        places = _select([name for _, name in known.categories], wanted, where)
+        self.category_ids = tuple(known.categories[place][0] for place in places)
+        self.names = tuple(known.categories[place][1] for place in places)
+        self._labels = np.full(len(known.categories), -1, np.int64)  # by the category's place
+        self._labels[places] = np.arange(len(places))
+        kept = self._labels[self.index["categories"]] >= 0
+        self.objects = np.flatnonzero(kept).astype(np.int32)
+        self._starts = np.searchsorted(self.objects, self.index["starts"])
+        self._other_folders = (folder, self.annotation_file.parent)
+        if len(self):
+            self._check_objects(where)
+            self._check_first_name(where)
+        self._orientation = orientation
+        tell_of_turned(self._path, len(self), where, orientation)
+        if "mask" in self.targets:
+            check_outlines(self.index, self.objects, self.names, _ObjectNames(self), where)
+        self.names = VOC_NAMES if voc else self.names
+        self.mask_names = ("background", *self.names) if "mask" in self.targets else ()
+        if "boxes" not in self.targets:
+            self.names = self.mask_names
+
+    def _check_objects(self, where: str) -> None:
+        """Mistakes that metrics would hide: no objects at all, or of a class."""
+        crowd = self.index["crowd"][self.objects]
+        if not len(crowd):
+            raise DataError(f"{where}: its {len(self)} images have no objects of class {few(self.names)}")
+        if crowd.all():
+            raise DataError(
+                f"{where}: all {len(crowd)} objects are marked iscrowd, so training and evaluation would ignore them"
+            )
+        labels = self._labels[self.index["categories"][self.objects[~crowd]]]
+        absent = np.flatnonzero(np.bincount(labels, minlength=len(self.names)) == 0)
+        if len(absent):
+            log.warning(
+                "%s: %d of %d categories have no objects: %s",
+                where,
+                len(absent),
+                len(self.names),
+                few([self.names[label] for label in absent]),
+            )
+
+    def _check_first_name(self, where: str) -> None:
+        name = texts(self.index, "files")[0]
+        found = self._path(0)
+        if found != os.path.join(self.image_folder, name) and os.path.exists(found):
+            log.warning("%s: reading the file name %r as %s, and others likewise", where, name, found)
+
+    def __len__(self) -> int:
+        return len(self.index["sizes"])
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        path = self._path(index)
+        image, turned = read_photo(path, self.index["sizes"][index], str(self.annotation_file), self._orientation)
+        own = self.objects[self._starts[index] : self._starts[index + 1]]
+        boxes = Boxes.of(
+            self.index["boxes"][own],
+            self._labels[self.index["categories"][own]],
+            crowd=self.index["crowd"][own],
+            areas=self.index["areas"][own],
+        )
+        sample = Sample(image, image_id=json.loads(texts(self.index, "ids")[index]), path=path)
+        if "mask" in self.targets:
+            mask = paint_mask(self.index, self.index["outlines"][own], boxes, stored_size(sample.size, turned))
+            sample.mask = upright(mask, turned)
+        if "boxes" in self.targets:
+            sample.boxes = replace(boxes, boxes=turn_boxes(boxes.boxes, image.shape, turned))
+        return sample
+
+    def _path(self, index: int) -> str:
+        """An image's path: its name as it is or with Windows separators, in the image folder or another one."""
+        name = texts(self.index, "files")[index]
+        names = dict.fromkeys([name, name.replace("\\", "/")])
+        paths = [os.path.join(folder, item) for folder in (self.image_folder, *self._other_folders) for item in names]
+        return next((path for path in paths if os.path.exists(path)), paths[0])
+
+
+class _ObjectNames:
+    def __init__(self, data: Coco) -> None:
+        self._data = data
+
+    def __getitem__(self, index: int, /) -> str:
+        arrays, place = self._data.index, int(self._data.objects[index])
+        image = int(np.searchsorted(arrays["starts"], place, side="right")) - 1
+        return f"{texts(arrays, 'names')[place]} of {texts(arrays, 'files')[image]}"
+
+
+def _find(root: Path, split: str, year: str) -> tuple[Path, Path]:
+    names = [f"{split}{year}", split] if year else [split]
+    candidates = [
+        *(root / "annotations" / f"instances_{name}.json" for name in names),
+        *(root / "annotations" / f"{name}.json" for name in names),
+        *(root / name / "_annotations.coco.json" for name in names),
+    ]
+    file = next((path for path in candidates if os.path.isfile(path)), None)
+    if file is None:
+        there = sorted(path.name for path in (root / "annotations").glob("*.json"))
+        found = f"; annotations/ contains {few(there)}" if there else ""
+        below = sorted(path.parent.name for path in root.glob("*/annotations"))
+        if below and not there:
+            found = f"; {few(below)}/ has an annotations folder: is the root one level too high?"
+        raise DataError(f"{candidates[0]}: no such file for the split {split!r}{found}")
+    folders = [*(root / name for name in names), *(root / "images" / name for name in names), root / "images"]
+    return file, next((folder for folder in folders if folder.is_dir()), file.parent)
+
+
+def _select(names: Sequence[str], classes: Sequence[str] | None, where: str) -> list[int]:
+    """The indices of the wanted names."""
+    if classes is None:
+        return list(range(len(names)))
+    wanted = [str(name).strip() for name in classes]
+    unknown = [name for name in wanted if name not in names]
+    if unknown or not wanted or len(set(wanted)) < len(wanted):
+        problem = f"no category {few(unknown)}" if unknown else "`classes` must be one or more distinct names"
+        raise DataError(f"{where}: {problem}; the categories are: {few(sorted(names), 20)}")
+    return [names.index(name) for name in wanted]

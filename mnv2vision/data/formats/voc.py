@@ -1,0 +1,151 @@
+"""PASCAL VOC, SBD's extra annotations, and data sets in VOC's layout: boxes in XML files, masks, lists by split."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2vision.common.text import few
+from mnv2vision.data.decoding import upright
+from mnv2vision.data.formats.index_cache import Arrays
+from mnv2vision.data.formats.masks import Colors
+from mnv2vision.data.formats.orientation import (
+    Orientation,
+    check_orientation,
+    read_photo,
+    stored_size,
+    tell_of_turned,
+    turn_boxes,
+)
+from mnv2vision.data.formats.voc_boxes import VocBoxes, places
+from mnv2vision.data.formats.voc_lists import photo_path, photos, read_list, split_folders
+from mnv2vision.data.formats.voc_masks import VocMasks, list_masks
+from mnv2vision.data.sample import IGNORE_INDEX, Boxes, Sample, check_targets
+from mnv2vision.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+class Voc:
+    """Images with boxes, masks or both, of a split of VOC2007, VOC2012 or a folder in their layout.
+
+    Images with boxes are listed in `ImageSets/Main`, those with masks in `ImageSets/Segmentation`; the latter may lack
+    an XML file, and have no boxes then. The split "trainaug" is the usual one of 10,582 masks: from a list of that name
+    with masks in `SegmentationClassAug/`, or from SBD, see `list_masks`.
+
+    Attributes:
+        names: Class names by label; `mask_names` if the mask is the only target.
+        mask_names: Class names by mask value, starting with the background; empty without masks.
+        targets: The requested targets.
+        protocol: The evaluation of the boxes.
+    """
+
+    protocol = "voc"
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: str,
+        *,
+        targets: Collection[str] = ("boxes",),
+        year: int | None = 2012,
+        classes: Sequence[str] | None = None,
+        orientation: Orientation = "upright",
+        void: int = IGNORE_INDEX,
+        colors: Colors | None = None,
+        sbd: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Read the lists and the box annotations.
+
+        Args:
+            root: The folder with `VOC<year>/`, or with `JPEGImages/` itself.
+            split: A list, or several with their years: "2007/trainval+2012/trainval".
+            targets: What to read: "boxes", "mask" or both.
+            year: Year of splits that do not name one.
+            classes: Class names in label order; objects of other classes are ignored. With masks, names by mask value,
+                including the background, which boxes do not count. By default, for boxes VOC's 20 if there are no
+                others, otherwise all that occur, sorted; for masks those of labelmap.txt or classes.txt, or VOC's 21
+                for VOC's masks.
+            orientation: What annotations of photos with an EXIF orientation refer to: "upright" or "stored".
+            void: Mask value of pixels to ignore.
+            colors: For colour masks, RGB of each class, optionally followed by that of void.
+            sbd: SBD's `dataset` folder (`img/`, `cls/`, `train.txt`, `val.txt`), for masks of the split "trainaug".
+
+        Raises:
+            DataError: Naming the file that is missing or invalid.
+        """
+        check_orientation(orientation)
+        self.targets = check_targets(targets, ("boxes", "mask"))
+        self._orientation = orientation
+        self._ids: list[str] = []
+        self._paths: list[str] = []
+        folders, masks = [Path(root)], list[Path]()
+        parts: list[tuple[Arrays, NDArray[np.int64]]] = []
+        for folder, name in split_folders(root, split, year):
+            folders.append(folder)
+            if "mask" in self.targets:
+                images = list_masks(folder, name, None if sbd is None else Path(sbd))
+                ids, paths = [image[0] for image in images], [image[1] for image in images]
+                masks += [image[2] for image in images]
+            else:
+                files = photos(folder)
+                ids = read_list(folder, "Main", name, files)
+            if "boxes" in self.targets:
+                parts.append(places(folder / "Annotations", ids, required="mask" not in self.targets))
+            if "mask" not in self.targets:
+                paths = [photo_path(files, image_id) for image_id in ids]
+            self._ids += ids
+            self._paths += paths
+        if twice := sorted(image_id for image_id, count in Counter(self._ids).items() if count > 1):
+            raise DataError(f"{root}: the split {split} lists images twice: {few(twice)}")
+        where = f"{root}, {split}"
+        self._masks = self._boxes = None
+        self.mask_names: tuple[str, ...] = ()
+        if "mask" in self.targets:
+            self._masks = VocMasks(
+                list(zip(self._ids, masks, strict=True)),
+                folders,
+                split=split,
+                classes=classes,
+                void=void,
+                colors=colors,
+                sbd=sbd is not None,
+            )
+            self.names = self.mask_names = self._masks.names
+            classes = None if classes is None else classes[1:]
+        if "boxes" in self.targets:
+            self._boxes = VocBoxes(
+                parts,
+                self._ids,
+                self._paths,
+                root=str(root),
+                split=split,
+                classes=classes,
+                orientation=orientation,
+            )
+            self.names = self._boxes.names
+            if without := int((~self._boxes.annotated).sum()):
+                log.warning("%s: %d of %d images have no XML file: masks, but no boxes", where, without, len(self))
+        tell_of_turned(self._paths.__getitem__, len(self), where, orientation)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        path, image_id = self._paths[index], self._ids[index]
+        boxes = None if self._boxes is None else self._boxes.of(index)
+        size = None if self._boxes is None or boxes is None else self._boxes.sizes[index]
+        image, turned = read_photo(path, size, f"{image_id}.xml", self._orientation)
+        sample = Sample(image, image_id=image_id, path=path)
+        if boxes is not None:
+            placed = turn_boxes(boxes.boxes, image.shape, turned)
+            areas = ((placed[:, 2] - placed[:, 0]) * (placed[:, 3] - placed[:, 1])).astype(np.float64)
+            sample.boxes = Boxes(placed, boxes.labels, boxes.kinds, areas)
+        if self._masks is not None:
+            sample.mask = upright(self._masks.of(index, stored_size(sample.size, turned)), turned)
+        return sample

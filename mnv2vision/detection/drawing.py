@@ -1,0 +1,26 @@
+"""A photo's objects, for people and tables."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mnv2vision.common import draw
+from mnv2vision.predictions.base import Described, Prediction
+from mnv2vision.predictions.detection import Detection
+
+
+def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int) -> Described:
+    """Boxes on the photo; see `TaskKind.describe`."""
+    assert isinstance(prediction, Detection)
+    legible = dict(zip(prediction.names, draw.legible(prediction.names), strict=True))
+    names = [prediction.names[label] for label in prediction.labels]
+    scores, boxes = prediction.scores.tolist(), prediction.boxes.tolist()
+    texts = [f"{legible[name]} {score:.0%}" for name, score in zip(names, scores, strict=True)]
+    found = list(zip(names, scores, boxes, strict=True))
+    return Described(
+        picture=Image.fromarray(draw.draw_boxes(photo, prediction.boxes, prediction.labels, texts)),
+        columns=("name", "score", "x1", "y1", "x2", "y2"),
+        rows=[[name, f"{score:.6f}", *(f"{x:.1f}" for x in box)] for name, score, box in found],
+        key="objects",
+        entries=[{"name": name, "score": score, "box": box} for name, score, box in found],
+    )

@@ -1,0 +1,162 @@
+"""A detector in training and evaluation."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mnv2vision.common import draw
+from mnv2vision.common.tables import write_rows
+from mnv2vision.contracts import (
+    HeadInUse,
+    HeadSettings,
+    HeadTraining,
+    Network,
+    Options,
+    Raw,
+    RawDetections,
+    find_classes,
+    no_loss,
+)
+from mnv2vision.data.augment.detection import DetectionAugmentation
+from mnv2vision.data.batch import Batch, Transform
+from mnv2vision.data.sample import SampleSource
+from mnv2vision.detection.coco_evaluator import CocoEvaluator
+from mnv2vision.detection.head import SSDHead
+from mnv2vision.detection.loss import detection_loss
+from mnv2vision.detection.prediction import to_photos
+from mnv2vision.detection.results import write_results
+from mnv2vision.detection.voc_evaluator import VocEvaluator
+from mnv2vision.predictions.detection import Detection
+from mnv2vision.preprocessing import Preprocessing
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = 24
+SHOWN_SCORE = 0.3
+"""From which score on detections are drawn."""
+
+
+class DetectionTraining(HeadTraining):
+    """SSD's loss; COCO's metrics, or VOC's, as the data set asks for."""
+
+    evaluator: CocoEvaluator | VocEvaluator
+
+    def __init__(
+        self,
+        head: HeadInUse,
+        evaluator: CocoEvaluator | VocEvaluator,
+        *,
+        classes: Sequence[int] | None = None,
+        category_ids: Sequence[int] | None = None,
+    ) -> None:
+        """Set it up.
+
+        Args:
+            head: A detector's.
+            evaluator: For the data set's classes.
+            classes: The model's labels of the data set's classes, where they differ from its own.
+            category_ids: The data set's own ids of its classes, for result files; 1 to C by default.
+        """
+        assert isinstance(head.head, SSDHead)
+        self.head, self.preprocessing, self.evaluator = head.head, head.preprocessing, evaluator
+        self.monitor = "mAP" if isinstance(evaluator, VocEvaluator) else "AP"
+        self.category_ids = category_ids or range(1, len(evaluator.names) + 1)
+        self._classes = None if classes is None else torch.tensor(classes)
+        self._examples: list[tuple[NDArray[np.uint8], Detection]] = []
+
+    @classmethod
+    def create(cls, head: HeadInUse, source: SampleSource, settings: HeadSettings) -> Self:
+        """See `HeadTraining.create`."""
+        names = tuple(source.names)
+        protocol = settings.protocol or getattr(source, "protocol", "coco")
+        evaluator = VocEvaluator(names) if protocol == "voc" else CocoEvaluator(names)
+        classes = find_classes(names, head.config)
+        return cls(head, evaluator, classes=classes, category_ids=getattr(source, "category_ids", None))
+
+    @classmethod
+    def augmentation(cls, options: Options, preprocessing: Preprocessing) -> Transform:
+        """See `HeadTraining.augmentation`."""
+        own: dict[str, Any] = dict(options)
+        return DetectionAugmentation(preprocessing, **own)
+
+    def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
+        """Loss of classes and boxes."""
+        assert isinstance(raw, RawDetections)
+        if batch.boxes is None:
+            return {"loss": no_loss(raw.box_codes, raw.class_logits)}
+        parts = detection_loss(raw, batch.boxes, self.head.scores)
+        return {"class_loss": parts.classes, "box_loss": parts.boxes}
+
+    def start(self) -> None:
+        """Start collecting detections and examples."""
+        super().start()
+        self._examples = []
+
+    def evaluate(self, network: Network, images: Tensor, batch: Batch) -> None:
+        """Collect the detections, and keep the first images as examples."""
+        raw = network(images)
+        assert isinstance(raw, RawDetections)
+        found = self.head.detect(raw, classes=None if self._classes is None else self._classes.to(images.device))
+        sizes = [sample.size for sample in batch.truth]
+        self.evaluator.update(to_photos(found, self.preprocessing, sizes), batch.truth)
+        wanted = EXAMPLES - len(self._examples)
+        if wanted > 0:
+            photos = batch.images[:wanted].permute(0, 2, 3, 1).cpu().numpy()
+            height, width = photos.shape[1:3]
+            same_size = Preprocessing(image_size=(height, width), resize="stretch")
+            self._examples.extend(
+                zip(photos, to_photos(found, same_size, [(height, width)] * len(sizes)), strict=False)
+            )
+
+    def write_report(self, folder: Path) -> None:
+        """`per_class.csv`, `predictions.json` in COCO's format, `precision_recall.png` and `predictions.png`.
+
+        Says, too, on how many images there are more objects than can be found.
+        """
+        limit = self.head.max_detections
+        objects = [len(result.truth) for result in self.evaluator.results]
+        if crowded := sum(count > limit for count in objects):
+            log.warning(
+                "%d of %d images have more than model.max_detections=%d objects: no more are found on an image",
+                crowded,
+                len(objects),
+                limit,
+            )
+        write_rows(folder / "per_class.csv", self.evaluator.per_class())
+        write_results(folder / "predictions.json", self.evaluator.results, self.category_ids)
+        draw.precision_recall(self.evaluator.curves(), folder / "precision_recall.png")
+        pictures = []
+        for photo, found in self._examples:
+            shown = found.scores >= SHOWN_SCORE
+            names = self.evaluator.names
+            texts = [
+                f"{names[label]} {score:.0%}"
+                for label, score in zip(found.labels[shown], found.scores[shown], strict=True)
+            ]
+            pictures.append(draw.draw_boxes(photo, found.boxes[shown], found.labels[shown], texts))
+        if pictures:
+            draw.contact_sheet(pictures, [""] * len(pictures), folder / "predictions.png")
+
+    def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
+        """See `HeadTraining.draw_batch`: with the boxes that the loss sees."""
+        photos = batch.images.permute(0, 2, 3, 1).numpy()
+        if batch.boxes is None:
+            return list(photos)
+        pictures = []
+        for photo, all_boxes, all_labels, all_kinds, _ in zip(photos, *batch.boxes, strict=True):
+            there = all_kinds > 0
+            height, width = photo.shape[:2]
+            boxes = all_boxes[there].numpy() * np.array([width, height] * 2, np.float32)
+            labels, kinds = all_labels[there].numpy(), all_kinds[there].tolist()
+            texts = [
+                self.evaluator.names[label] + ("", "", " (crowd)", " (difficult)")[kind]
+                for label, kind in zip(labels, kinds, strict=True)
+            ]
+            pictures.append(draw.draw_boxes(photo, boxes, labels, texts))
+        return pictures

@@ -1,0 +1,129 @@
+"""The model that a run starts with, and the weights it starts from."""
+
+import logging
+from collections.abc import Mapping
+
+import torch
+
+from mnv2vision.backbones import has_folded_batch_norm, recover_batch_norm
+from mnv2vision.config.options import values
+from mnv2vision.config.schema import Train
+from mnv2vision.contracts import ModelConfig, Options
+from mnv2vision.data.augment.classification import EvaluationTransform
+from mnv2vision.data.batch import BatchDataset, BatchKey, OnError
+from mnv2vision.data.sample import SampleSource
+from mnv2vision.engine.resume import RunCheckpoint
+from mnv2vision.errors import ConfigError, DataError, WeightsError
+from mnv2vision.models.create import configure
+from mnv2vision.models.tasks import TASKS
+from mnv2vision.models.vision_model import VisionModel
+from mnv2vision.weights import file, registry
+from mnv2vision.weights.entries import list_weights
+
+log = logging.getLogger(__name__)
+
+RECOVERY_IMAGES = 80
+AUTO = "auto"
+_SOURCES = ("torchvision", "tensorflow")
+"""Whose weights to take, in order: both are downloaded without a further package."""
+_TYPICAL: dict[str, object] = {"width": 1.0, "depth": 1.0, "minimalistic": False}
+
+
+def imagenet_weights(backbone: Mapping[str, object]) -> str:
+    """The name of a backbone's ImageNet weights, which are here when it returns.
+
+    Args:
+        backbone: The section of a configuration.
+
+    Raises:
+        ConfigError: If nobody published any, or they can be neither found nor downloaded; says what to give instead.
+    """
+    wanted = {key: typical if backbone.get(key) is None else backbone[key] for key, typical in _TYPICAL.items()}
+    instead = "give init_from=<a model file or a published name>, or init_from=none to start from scratch"
+    for source in _SOURCES:
+        fitting = [
+            entry
+            for entry in list_weights("classification", source)
+            if entry.architecture["backbone"] == backbone["name"]
+            and all(entry.architecture.get(key, _TYPICAL[key]) == value for key, value in wanted.items())
+        ]
+        if fitting:
+            name = max(fitting, key=lambda entry: entry.metrics["top1"]).name
+            try:
+                registry.resolve(name)
+            except WeightsError as error:
+                raise ConfigError(f"init_from=auto: {error}; {instead}") from error
+            return name
+    options = ", ".join(f"{key}={value}" for key, value in wanted.items() if value != _TYPICAL[key])
+    raise ConfigError(f"init_from=auto: no ImageNet weights of {backbone['name']} with {options} are known; {instead}")
+
+
+def new_model(config: Train, names: tuple[str, ...], resumed: RunCheckpoint | None = None) -> VisionModel:
+    """A model for the data set's classes; what is left open comes from `init_from` or the checkpoint."""
+    wanted = {**config.backbone, **values(config.model)}
+    options = {key: value for key, value in wanted.items() if value is not None}
+    backbone = str(options.pop("name"))
+    options.pop("num_classes", None)
+    preprocessing = {key: value for key, value in values(config.preprocessing).items() if value is not None}
+    if (size := options.pop("image_size", None)) is not None:
+        preprocessing["image_size"] = size
+    kind = TASKS[config.task].head
+    defaults = {"image_size": kind.image_size, "resize": kind.resize}
+    if not config.init_from:
+        return _configured(config.task, backbone, options, names, defaults | preprocessing)
+    if resumed is not None:
+        try:
+            was = ModelConfig.from_dict(resumed["model"])
+        except (ConfigError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"resume={config.resume}: its model's description is damaged ({error!r})") from error
+        inherited = _inherited(was, was.head_like(config.task, config.task) or next(iter(was.heads)))
+        return _configured(
+            was.head.task, was.backbone, inherited | options, names, was.preprocessing.to_dict() | preprocessing
+        )
+    weights = file.read(registry.resolve(config.init_from))
+    held = weights.config
+    if held.backbone != backbone:
+        raise ConfigError(
+            f"backbone={backbone}, but {config.init_from} holds {held.backbone}; say backbone={held.backbone}"
+        )
+    for key in ("width", "depth"):
+        theirs = held.backbone_options.get(key, 1.0)
+        if options.get(key, theirs) != theirs:
+            raise ConfigError(
+                f"backbone.{key}={options[key]}, but {config.init_from} holds {key} {theirs};"
+                f" say backbone.{key}={theirs}"
+            )
+    alike = held.head_like(config.task, config.task)
+    if alike is not None:
+        inherited, defaults = _inherited(held, alike), {}
+    else:  # the backbone's conventions carry over, what was chosen for the other task does not
+        inherited = {key: value for key, value in held.backbone_options.items() if key != "output_stride"}
+    preprocessing = held.preprocessing.to_dict() | defaults | preprocessing
+    model = _configured(config.task, backbone, inherited | options, names, preprocessing)
+    log.info("recipe %s: %s", config.recipe or "none", file.initialize_from(model, weights, config.init_from))
+    return model
+
+
+def _inherited(config: ModelConfig, name: str) -> dict[str, object]:
+    head = config.heads[name]
+    taps = {} if head.taps is None else {"taps": head.taps}
+    return {**config.backbone_options, **head.options, **taps}
+
+
+def _configured(
+    task: str, backbone: str, options: Options, names: tuple[str, ...], preprocessing: Options
+) -> VisionModel:
+    return VisionModel(configure(task, backbone, options, names=names, preprocessing=preprocessing))
+
+
+def recover(model: VisionModel, source: SampleSource, transform: EvaluationTransform, on_error: OnError) -> None:
+    """Give weights with folded batch norm the statistics of training images."""
+    if not has_folded_batch_norm(model):
+        return
+    count = min(RECOVERY_IMAGES, len(source))
+    indices = torch.linspace(0, len(source) - 1, count).long().tolist()
+    batch = BatchDataset(source, transform, seed=0, on_error=on_error, evaluation=True)[BatchKey(0, indices)]
+    if batch.error is not None:
+        raise DataError(batch.error)
+    recover_batch_norm(model, model.preprocessing.normalize(batch.images))
+    log.info("recovered the batch norm that was folded into the weights, from %d training images", count)

@@ -1,0 +1,167 @@
+"""Train a model: what the command `train` and `mv.train` call."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from numpy.typing import NDArray
+
+from mnv2vision.common import draw
+from mnv2vision.config.compose import OWN
+from mnv2vision.config.options import values
+from mnv2vision.config.schema import Train
+from mnv2vision.contracts import HeadSettings
+from mnv2vision.data.augment.classification import EvaluationTransform
+from mnv2vision.data.formats.imagenet import check_same_classes
+from mnv2vision.data.loader import DataModule
+from mnv2vision.data.sample import SampleSource, names_of
+from mnv2vision.data.sources import create_source
+from mnv2vision.engine.evaluate import finish, protocol, write_config
+from mnv2vision.engine.initial import AUTO, imagenet_weights, new_model, recover
+from mnv2vision.engine.resume import check_resume, identify, is_of_run, load_best, read_checkpoint
+from mnv2vision.engine.run_folder import check_unused, choose_folder, claimed, telling_how_to_go_on
+from mnv2vision.engine.trainer import (
+    check_limits,
+    check_loggers,
+    create_loggers,
+    create_trainer,
+    log_plan,
+    quieten_lightning,
+    refused_options,
+    training_callbacks,
+)
+from mnv2vision.errors import ConfigError, DataError
+from mnv2vision.models.tasks import TASKS
+from mnv2vision.models.vision_model import VisionModel
+from mnv2vision.tasks.base import Task, TrainingOptions
+from mnv2vision.training.callbacks import History
+from mnv2vision.training.quantization import round_weights
+from mnv2vision.weights import file
+
+log = logging.getLogger(__name__)
+
+SHOWN_IMAGES = 24
+
+
+def train(config: Train, parts: tuple[SampleSource, SampleSource] | None = None) -> dict[str, float]:
+    """Train a model and evaluate the best of it.
+
+    Args:
+        config: Of the command `train`.
+        parts: Training and validation samples; those of the section `dataset` by default.
+
+    Returns:
+        The metrics of the best weights, as `metrics.json` has them; nothing after debug=batch.
+    """
+    if config.debug not in (None, "batch"):
+        raise ConfigError(f"debug={config.debug} is unknown; valid: batch")
+    if config.dataset["name"] == OWN and parts is None:
+        raise ConfigError("dataset=own: the run's data were given in Python: go on with mv.train(data=…, resume=…)")
+    quieten_lightning()
+    check_loggers(config.loggers)
+    run_dir = choose_folder(config, config.task)
+    with claimed(run_dir), telling_how_to_go_on(run_dir):
+        return _train(config, run_dir, parts)
+
+
+def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource] | None) -> dict[str, float]:
+    kind = TASKS[config.task]
+    resumed = read_checkpoint(config.resume) if config.resume else None
+    if not config.debug and not (config.resume and is_of_run(config.resume, run_dir)):
+        check_unused(run_dir)
+    pl.seed_everything(config.seed, verbose=False)
+    source, val_source = parts or (
+        create_source(config.dataset, "train", kind.target),
+        create_source(config.dataset, "val", kind.target),
+    )
+    names = names_of(source, kind.target)
+    check_same_classes(names, names_of(val_source, kind.target))
+    if (count := config.model.num_classes) not in (None, len(names)):
+        raise ConfigError(f"model.num_classes={count}, but the data set has {len(names)} classes")
+    if config.quantize and not config.init_from:
+        raise ConfigError("quantize=true goes on with a trained model: give init_from=<its model.safetensors>")
+    if config.init_from == AUTO and resumed is None:
+        config = replace(config, init_from=imagenet_weights(config.backbone))
+    model = new_model(config, names, resumed)
+    evaluation = EvaluationTransform(model.preprocessing)
+    if config.init_from and resumed is None:
+        recover(model, source, evaluation, config.data.on_error)
+
+    data = DataModule(
+        (source, kind.training().augmentation(config.augmentation, model.preprocessing)),
+        (val_source, evaluation),
+        seed=config.seed,
+        on_error=config.data.on_error,
+        identity=identify(config.dataset, source, val_source, names),
+        batch_size=config.loader.batch_size,
+        workers=config.loader.workers,
+    )
+    task = Task.create(model, val_source, training_options(config), head_settings(config))
+    task.check_options()
+    if config.debug == "batch":
+        return _draw_batch(task, data, run_dir)
+    history = History(run_dir / "metrics.csv")
+    callbacks = training_callbacks(config, run_dir, history, task.monitor)
+    trainer = create_trainer(config.trainer, run_dir, callbacks, create_loggers(config.loggers, run_dir))
+    check_limits(trainer, config.loader.batch_size, {"train": len(source), "val": len(val_source)})
+    if resumed is not None:
+        check_resume(config, resumed, task, data.identity, trainer.world_size, run_dir)
+    write_config(config, run_dir)
+    log_plan(config, run_dir, (len(source), len(val_source)), trainer)
+    with refused_options():
+        trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+    if resumed is not None and trainer.global_step == resumed["global_step"]:
+        log.info(
+            "the run was complete after epoch %d, with nothing left to train; to go on, raise what ended it:"
+            " trainer.max_epochs, trainer.max_steps or early_stopping.patience",
+            resumed["epoch"] + 1,
+        )
+    load_best(task, trainer, config.resume, history)
+    if config.quantize:
+        round_weights(task.model)
+    _save_model(task.model, run_dir / "model.safetensors")
+    metrics = finish(trainer, task, data, run_dir)
+    data.log_skipped()
+    return metrics
+
+
+def _draw_batch(task: Task, data: DataModule, run_dir: Path) -> dict[str, float]:
+    pictures: list[NDArray[np.uint8]] = []
+    for batch in data.train_dataloader():
+        if batch.error is not None:
+            raise DataError(batch.error)
+        pictures += task.draw_batch(batch)
+        if len(pictures) >= SHOWN_IMAGES:
+            break
+    pictures = pictures[:SHOWN_IMAGES]
+    draw.contact_sheet(pictures, [""] * len(pictures), run_dir / "batch.png")
+    log.info("%s: %d training images as the network sees them", run_dir / "batch.png", len(pictures))
+    return {}
+
+
+def training_options(config: Train) -> TrainingOptions:
+    """What a configuration says of the steps."""
+    return TrainingOptions(
+        optimizer=values(config.optimizer),
+        schedule=values(config.schedule),
+        batch_size=config.loader.batch_size,
+        max_steps=config.trainer.max_steps,
+        freeze=config.freeze,
+        seed=config.seed,
+        channels_last=config.channels_last,
+        compile=config.compile,
+        quantize=config.quantize,
+    )
+
+
+def head_settings(config: Train) -> HeadSettings:
+    """What a configuration says of the head's training and evaluation."""
+    return HeadSettings(config.loss, config.augmentation, config.inference, protocol(config.dataset))
+
+
+@rank_zero_only
+def _save_model(model: VisionModel, path: Path) -> None:
+    file.save(model, path)

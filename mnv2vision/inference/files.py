@@ -1,0 +1,187 @@
+"""Predictions for files: annotated pictures and a table."""
+
+import csv
+import glob
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2vision.common import draw
+from mnv2vision.common.atomic import atomic_path, write_text
+from mnv2vision.data.decoding import IMAGE_EXTENSIONS, decode_image
+from mnv2vision.errors import ConfigError, DataError
+from mnv2vision.inference.bundle import is_bundle
+from mnv2vision.inference.kinds import PREDICTIONS
+from mnv2vision.inference.predictor import Predictor
+
+if TYPE_CHECKING:
+    from mnv2vision.segmentation.inference import InferenceOptions
+
+log = logging.getLogger(__name__)
+
+_BATCH_BYTES = 2**27  # of decoded photos, beside which there are their pictures
+
+
+def find_images(images: str | Sequence[str]) -> list[Path]:
+    """Image files by name, folder or pattern, in order, each once.
+
+    Raises:
+        DataError: For a name, folder or pattern without any.
+    """
+    found: dict[Path, None] = {}
+    for entry in map(str, images if isinstance(images, list | tuple) else [images]):
+        path = Path(entry)
+        if path.is_dir():
+            files = (item for item in path.rglob("*") if item.suffix.lower() in IMAGE_EXTENSIONS)
+            matches = sorted(item for item in files if item.is_file())
+        else:
+            names = [entry] if path.is_file() else sorted(glob.glob(entry, recursive=True))
+            matches = [Path(name) for name in names if os.path.isfile(name)]
+        if not matches:
+            raise DataError(f"images={entry}: no such file, and no images ({' '.join(IMAGE_EXTENSIONS)}) there")
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def predict_files(
+    *,
+    checkpoint: str,
+    images: str | Sequence[str],
+    output: str,
+    top: int,
+    threshold: float,
+    max_detections: int | None,
+    inference: Mapping[str, object],
+    batch_size: int,
+    device: str | None,
+) -> None:
+    """Write `predictions.csv`, `predictions.json` and an annotated picture per image.
+
+    Args:
+        checkpoint: A model file, or the folder of an exported model.
+        images: Files, folders or patterns.
+        output: The folder to write to.
+        top: Classes to write per image (classification).
+        threshold: From which score on objects are written (detection).
+        max_detections: How many objects are found on a photo at most (detection); None: as the model says.
+        inference: Arguments of `InferenceOptions` (segmentation); its masks are written beside the pictures.
+        batch_size: Images at a time.
+        device: Where to run; None for the GPU if there is one.
+
+    Raises:
+        ConfigError: For an output folder where pictures would replace the photos.
+        DataError: At the end, with how many of the photos could not be read, and why; the others have their results.
+    """
+    if top < 1:
+        raise ConfigError(f"top={top} must be at least 1")
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"threshold={threshold} is not in 0..1")
+    paths = find_images(images)
+    predictor = Predictor(
+        checkpoint,
+        device=device,
+        batch_size=batch_size,
+        score_threshold=threshold,
+        max_detections=max_detections,
+        inference=_inference(inference, is_bundle(checkpoint)),
+    )
+    describe = PREDICTIONS[predictor.task].describe()
+    folder = Path(output)
+    names = _names_below(paths)
+    pictures = _pictures(names, folder)
+    records: list[_Record] = []
+    unreadable: list[DataError] = []
+    for photos in _batches(paths, batch_size, unreadable):
+        predictions = predictor.predict_batch(list(photos.values()))
+        for (path, photo), prediction in zip(photos.items(), predictions, strict=True):
+            described = describe(photo, prediction, top)
+            with atomic_path(pictures[path]) as temporary:
+                described.picture.save(temporary, format="JPEG", quality=92)
+            if described.mask is not None:
+                with atomic_path(folder / f"{names[path]}.mask.png") as temporary:
+                    draw.label_image(described.mask).save(temporary, format="PNG")
+            # The tables need neither picture nor mask, of which there may be many.
+            records.append(_Record(path, described.columns, described.rows, described.key, described.entries))
+    if not records:
+        raise unreadable[0]
+    _write_tables(records, folder)
+    log.info("%d image%s -> %s", len(records), "s" * (len(records) != 1), folder)
+    for remark in predictor.remarks():
+        log.warning(remark)
+    if unreadable:
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        raise DataError(f"{unreadable[0]}{more}; the other {len(records)} have their results in {folder}")
+
+
+def _inference(options: Mapping[str, Any], exported: bool) -> "InferenceOptions | None":
+    """How to look at a photo; None for exported models unless something else than the default is asked for."""
+    if exported and not (options["flip"] or options["window"]) and list(options["scales"]) == [1]:
+        return None
+    from mnv2vision.segmentation.inference import InferenceOptions
+
+    return InferenceOptions(**options)
+
+
+def _batches(
+    paths: Sequence[Path], batch_size: int, unreadable: list[DataError]
+) -> Iterator[dict[Path, NDArray[np.uint8]]]:
+    """Photos by path, so many at a time, fewer where they are large; errors of the others go to `unreadable`."""
+    photos: dict[Path, NDArray[np.uint8]] = {}
+    for path in paths:
+        try:
+            photos[path] = decode_image(path)
+        except DataError as error:
+            unreadable.append(error)
+        if len(photos) == batch_size or sum(photo.nbytes for photo in photos.values()) > _BATCH_BYTES:
+            yield photos
+            photos = {}
+    if photos:
+        yield photos
+
+
+def _pictures(names: Mapping[Path, str], folder: Path) -> dict[Path, Path]:
+    """Where each photo's annotated picture goes; ConfigError where it would replace a photo."""
+    # a.png becomes a.png.jpg: there may be an a.jpg
+    pictures = {path: folder / (name if path.suffix == ".jpg" else f"{name}.jpg") for path, name in names.items()}
+    originals = {os.path.abspath(path) for path in names}
+    replaced = [original for path in pictures.values() if (original := os.path.abspath(path)) in originals]
+    if replaced:
+        raise ConfigError(f"output={folder}: the picture would replace the photo {replaced[0]}; give another folder")
+    return pictures
+
+
+def _write_tables(records: "Sequence[_Record]", folder: Path) -> None:
+    data = [{"image": str(record.path), record.key: record.entries} for record in records]
+    write_text(folder / "predictions.json", json.dumps(data, indent=1) + "\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["image", *records[0].columns])
+    for record in records:
+        name = str(record.path).encode("utf-8", "backslashreplace").decode()  # bytes that are no UTF-8, as in the JSON
+        writer.writerows([name, *row] for row in record.rows)
+    write_text(folder / "predictions.csv", table.getvalue())
+
+
+def _names_below(paths: Sequence[Path]) -> dict[Path, str]:
+    """Names of photos below the folder that they have in common."""
+    # Absolute, so that ../photos is not written outside the output folder, nor mixed with /data/photos.
+    absolute = {path: os.path.abspath(path) for path in paths}
+    common = os.path.commonpath([os.path.dirname(path) for path in absolute.values()])
+    return {path: os.path.relpath(absolute[path], common) for path in paths}
+
+
+class _Record(NamedTuple):
+    """What is written of a photo: rows of the table, and entries of the JSON file under a key."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[list[object]]
+    key: str
+    entries: list[dict[str, object]]

@@ -1,0 +1,151 @@
+"""Prediction for one image or many, with the model's own preprocessing."""
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mnv2vision.data.decoding import decode_image, decode_picture
+from mnv2vision.errors import ConfigError, DataError
+from mnv2vision.inference.bundle import is_bundle
+from mnv2vision.inference.engine import Engine, Prediction
+
+# torch is imported where a model needs it: exported ones do not.
+if TYPE_CHECKING:
+    import torch
+
+    from mnv2vision.models.vision_model import VisionModel
+    from mnv2vision.segmentation.inference import InferenceOptions
+
+log = logging.getLogger(__name__)
+
+ImageLike = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+
+
+class Predictor:
+    """A model ready for inference: in torch as it is fastest there, or an exported one in its runtime, without torch.
+
+    Attributes:
+        preprocessing: The model's.
+        names: Class names by label.
+        task: "classification", "detection" or "segmentation".
+        batch_size: Images at a time.
+    """
+
+    def __init__(
+        self,
+        model: "VisionModel | str | os.PathLike[str]",
+        *,
+        device: "str | torch.device | None" = None,
+        batch_size: int = 16,
+        score_threshold: float = 0.3,
+        max_detections: int | None = None,
+        inference: "InferenceOptions | None" = None,
+    ) -> None:
+        """Prepare the model, or a copy of it.
+
+        Args:
+            model: A model, which is left as it is; a model file; the folder of an exported model; or what else `load`
+                takes.
+            device: Where to run; the GPU if there is one, by default. Exported models run on the CPU.
+            batch_size: Images at a time, where a list is given.
+            score_threshold: Of detections, in 0..1: those with less are dropped.
+            max_detections: How many objects are found on a photo at most, the best ones; None: as the model says.
+            inference: Of segmentation: scales, flips and windows.
+
+        Raises:
+            ConfigError: For options that cannot work.
+            WeightsError: For a model that cannot be used.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size} must be at least 1")
+        if not 0 <= score_threshold <= 1:
+            raise ConfigError(f"score_threshold={score_threshold} is not in 0..1")
+        self.batch_size = batch_size
+        options: dict[str, object] = {"score_threshold": score_threshold, "max_detections": max_detections}
+        self._engine: Engine
+        if isinstance(model, str | os.PathLike) and is_bundle(model):
+            if inference is not None:
+                raise ConfigError(f"inference: {model} is exported, and looks at the whole photo once")
+            if device is not None and str(device) != "cpu":
+                raise ConfigError(f"device={device}: {model} is exported, and runs on the CPU here")
+            from mnv2vision.inference.exported import ExportedEngine
+
+            self._engine = ExportedEngine(model, options)
+        else:
+            from mnv2vision.inference.torch_engine import TorchEngine
+            from mnv2vision.models.vision_model import VisionModel
+            from mnv2vision.weights.registry import load
+
+            loaded = model if isinstance(model, VisionModel) else load(model)
+            self._engine = TorchEngine(loaded, device, {**options, "inference": inference})
+        self.preprocessing, self.names, self.task = (
+            self._engine.preprocessing,
+            self._engine.names,
+            self._engine.task,
+        )
+
+    @property
+    def model(self) -> "VisionModel":
+        """The copy that torch runs; AttributeError for an exported model."""
+        from mnv2vision.inference.torch_engine import TorchEngine
+
+        if not isinstance(self._engine, TorchEngine):
+            raise AttributeError("an exported model has no torch model")
+        return self._engine.model
+
+    @overload
+    def __call__(self, images: list[ImageLike]) -> list[Prediction]: ...
+
+    @overload
+    def __call__(self, images: ImageLike) -> Prediction: ...
+
+    def __call__(self, images: ImageLike | list[ImageLike]) -> Prediction | list[Prediction]:
+        """Predict.
+
+        Args:
+            images: A path, a PIL image or an (H, W, 3) uint8 RGB array; or a list of them.
+
+        Returns:
+            A `Classification`, `Detection` or `Segmentation`, as the model's task is; or a list of them.
+
+        Raises:
+            DataError: Naming the image that cannot be used.
+        """
+        before = self.remarks()
+        many = images if isinstance(images, list) else [images]
+        predictions = [
+            prediction
+            for start in range(0, len(many), self.batch_size)
+            for prediction in self.predict_batch(many[start : start + self.batch_size])
+        ]
+        if not before:
+            for remark in self.remarks():
+                log.warning("%s (said once)", remark)
+        return predictions if isinstance(images, list) else predictions[0]
+
+    def remarks(self) -> list[str]:
+        """What the predictions so far leave out, in a line each."""
+        return self._engine.remarks()
+
+    def predict_batch(self, images: Sequence[ImageLike]) -> Sequence[Prediction]:
+        """Predict for some images at once; `remarks` are not told."""
+        return self._engine.predict(as_array(image) for image in images)
+
+
+def as_array(image: ImageLike) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of whatever holds an image."""
+    if isinstance(image, str | os.PathLike):
+        return decode_image(image)
+    if isinstance(image, Image.Image):
+        return decode_picture(image)
+    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8
+    if is_array and image.ndim == 3 and image.shape[2] == 3 and image.size:
+        return image
+    described = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    hint = "; of 16 bits: (array >> 8).astype('uint8')" if described.startswith("uint16") else ""
+    raise DataError(f"an image is a path, a PIL image or an (H, W, 3) uint8 RGB array, not {described}{hint}")

@@ -1,0 +1,27 @@
+"""A photo's classes by pixel, for people and tables."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2vision.common import draw
+from mnv2vision.predictions.base import Described, Prediction
+from mnv2vision.predictions.segmentation import Segmentation
+
+_LEGEND = 6
+
+
+def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int) -> Described:
+    """The mask over the photo, with a legend; see `TaskKind.describe`."""
+    assert isinstance(prediction, Segmentation)
+    legible = dict(zip(prediction.names, draw.legible(prediction.names), strict=True))
+    shares = prediction.shares()
+    colors, background = draw.class_colors(prediction.names), draw.background_label(prediction.names)
+    drawn = draw.overlay(photo, prediction.mask, colors, background=background)
+    return Described(
+        picture=draw.caption(drawn, [f"{share:6.1%}  {legible[name]}" for name, share in shares[:_LEGEND]]),
+        columns=("name", "share"),
+        rows=[[name, f"{share:.6f}"] for name, share in shares],
+        key="classes",
+        entries=[{"name": name, "share": share} for name, share in shares],
+        mask=prediction.mask,
+    )

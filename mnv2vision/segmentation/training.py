@@ -1,0 +1,128 @@
+"""A segmentation model in training and evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mnv2vision.common import draw
+from mnv2vision.common.tables import write_rows
+from mnv2vision.contracts import HeadInUse, HeadSettings, HeadTraining, Network, Options, Raw, find_classes, no_loss
+from mnv2vision.data.augment.segmentation import SegmentationAugmentation
+from mnv2vision.data.batch import Batch, Transform
+from mnv2vision.data.sample import IGNORE_INDEX, SampleSource, names_of
+from mnv2vision.errors import ConfigError
+from mnv2vision.preprocessing import Preprocessing
+from mnv2vision.segmentation.evaluator import SegmentationEvaluator
+from mnv2vision.segmentation.head import SegmentationHead
+from mnv2vision.segmentation.inference import InferenceOptions, scores_by_pixel, to_masks
+from mnv2vision.segmentation.loss import segmentation_loss
+
+EXAMPLES = 24
+
+
+class SegmentationTraining(HeadTraining):
+    """Cross entropy per pixel; mean IoU at the photos' own sizes."""
+
+    monitor = "mIoU"
+    evaluator: SegmentationEvaluator
+
+    def __init__(
+        self,
+        head: HeadInUse,
+        evaluator: SegmentationEvaluator,
+        *,
+        classes: Sequence[int] | None = None,
+        inference: InferenceOptions | None = None,
+        class_weights: Sequence[float] | None = None,
+        hardest: float = 1.0,
+    ) -> None:
+        """Set it up.
+
+        Args:
+            head: Of a segmentation model.
+            evaluator: For the data set's classes.
+            classes: The model's labels of the data set's classes, where they differ from its own.
+            inference: Of evaluation.
+            class_weights: See `segmentation_loss`.
+            hardest: See `segmentation_loss`.
+        """
+        assert isinstance(head.head, SegmentationHead)
+        self.head, self.preprocessing, self.evaluator = head.head, head.preprocessing, evaluator
+        if class_weights is not None and len(class_weights) != head.config.num_classes:
+            raise ConfigError(
+                f"loss.class_weights has {len(class_weights)} weights for {head.config.num_classes} classes"
+            )
+        if not 0 < hardest <= 1:
+            raise ConfigError(f"loss.hardest={hardest} must be above 0 and at most 1")
+        self.inference = inference or InferenceOptions()
+        self.class_weights, self.hardest = class_weights, hardest
+        self._classes = None if classes is None else torch.tensor(classes)
+        self._examples: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
+
+    @classmethod
+    def create(cls, head: HeadInUse, source: SampleSource, settings: HeadSettings) -> Self:
+        """See `HeadTraining.create`."""
+        inference: dict[str, Any] = dict(settings.inference)
+        loss: dict[str, Any] = dict(settings.loss)
+        names = names_of(source, "mask")
+        evaluator, classes = SegmentationEvaluator(names), find_classes(names, head.config)
+        return cls(head, evaluator, classes=classes, inference=InferenceOptions(**inference), **loss)
+
+    @classmethod
+    def augmentation(cls, options: Options, preprocessing: Preprocessing) -> Transform:
+        """See `HeadTraining.augmentation`."""
+        own: dict[str, Any] = dict(options)
+        return SegmentationAugmentation(preprocessing, **own)
+
+    def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
+        """Cross entropy of the pixels that count."""
+        assert isinstance(raw, Tensor)
+        if batch.masks is None:
+            return {"loss": no_loss(raw)}
+        logits = self.head.to_pixels(raw.float(), batch.masks.shape[-2:])
+        loss = segmentation_loss(logits, batch.masks, class_weights=self.class_weights, hardest=self.hardest)
+        return {"loss": loss}
+
+    def start(self) -> None:
+        """Start counting, and collecting examples."""
+        super().start()
+        self._examples = []
+
+    def evaluate(self, network: Network, images: Tensor, batch: Batch) -> None:
+        """Count pixels at the photos' own sizes, and keep the first images as examples."""
+        scores = scores_by_pixel(self.head.by_pixel(network), images, self.inference)
+        if self._classes is not None:
+            scores = scores[:, self._classes.to(scores.device)]
+        sizes = [sample.size for sample in batch.truth]
+        found = [mask.cpu().numpy() for mask in to_masks(scores, self.preprocessing, sizes)]
+        self.evaluator.update(found, batch.truth)
+        for i in range(min(EXAMPLES - len(self._examples), len(sizes))):
+            place = self.preprocessing.placement(*sizes[i])
+            shown = (slice(place.height), slice(place.width))  # without the padding, of which nothing is said
+            photo = batch.images[i].permute(1, 2, 0)[shown].cpu().numpy()
+            self._examples.append((photo, scores[i].argmax(0)[shown].byte().cpu().numpy()))
+
+    def write_report(self, folder: Path) -> None:
+        """`per_class.csv`, `worst_images.csv`, `confusion.png` and `predictions.png` with a legend."""
+        write_rows(folder / "per_class.csv", self.evaluator.per_class())
+        write_rows(folder / "worst_images.csv", self.evaluator.worst())
+        draw.confusion_of_seen(self.evaluator.confusion, self.evaluator.names, folder / "confusion.png")
+        if self._examples:
+            draw.overlay_sheet(self._examples, draw.legible(self.evaluator.names), folder / "predictions.png")
+
+    def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
+        """See `HeadTraining.draw_batch`: masks over the images, what is ignored in white."""
+        photos = batch.images.permute(0, 2, 3, 1).numpy()
+        if batch.masks is None:
+            return list(photos)
+        colors, background = draw.class_colors(self.evaluator.names), draw.background_label(self.evaluator.names)
+        colors[IGNORE_INDEX] = 255
+        return [
+            draw.overlay(photo, mask, colors, background=background)
+            for photo, mask in zip(photos, batch.masks.numpy(), strict=True)
+        ]

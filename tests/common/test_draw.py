@@ -1,0 +1,119 @@
+"""Pictures: letters of all scripts, and labels that are all drawn."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
+from PIL import Image
+
+from mnv2vision.common import draw
+
+PHOTO = np.full((120, 160, 3), 90, np.uint8)
+CHINESE = ("红色", "蓝色")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> None:
+    for function in (draw._font_files, draw._font_file, draw._letters, draw._tell_of_fonts):
+        function.cache_clear()
+
+
+@pytest.fixture
+def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw, "_font_files", lambda: (font_manager.findfont("DejaVu Sans"),))
+
+
+@pytest.fixture
+def chinese_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A font of filled squares, for what is needed here."""
+    pen = TTGlyphPen(None)
+    for index, point in enumerate(((50, 0), (50, 800), (850, 800), (850, 0))):
+        (pen.lineTo if index else pen.moveTo)(point)
+    pen.closePath()
+    square = pen.glyph()
+    letters = sorted({ord(letter) for letter in "".join(CHINESE) + "class 0123456789%"})
+    names = [".notdef", *(f"u{code:04X}" for code in letters)]
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap(dict(zip(letters, names[1:], strict=True)))
+    builder.setupGlyf(dict.fromkeys(names, square))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (900, 50)))
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(tmp_path / "squares.ttf")
+    default = font_manager.findfont("DejaVu Sans")
+    monkeypatch.setattr(draw, "_font_files", lambda: (default, str(tmp_path / "squares.ttf")))
+    return tmp_path / "squares.ttf"
+
+
+@pytest.mark.usefixtures("no_system_fonts")
+def test_names_that_no_font_has_are_drawn_as_numbers_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        assert draw.legible(["red", *CHINESE, "größer", "μετάξι", "да"]) == [
+            *("red", "class 1", "class 2", "größer", "μετάξι", "да")
+        ]
+    (line,) = caplog.messages
+    assert line.startswith("no installed font has the letters of some class names")
+
+
+def test_a_font_of_the_system_is_used(chinese_font: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert draw.legible(CHINESE) == list(CHINESE)
+    boxes, labels = np.array([[10.0, 40.0, 90.0, 100.0]]), np.array([0])
+    drawn = draw.draw_boxes(PHOTO, boxes, labels, ["红色 90%"])
+    number = draw.draw_boxes(PHOTO, boxes, labels, ["class 0"])
+    assert (drawn != number).any()
+    assert caplog.messages == []
+
+
+@pytest.mark.usefixtures("no_system_fonts")
+def test_no_letter_becomes_a_box(recwarn: pytest.WarningsRecorder, tmp_path: Path) -> None:
+    """What is drawn is what is drawn of the number, and Matplotlib misses no glyph."""
+    boxes, labels = np.array([[10.0, 40.0, 90.0, 100.0]]), np.array([3])
+    drawn = draw.draw_boxes(PHOTO, boxes, labels, ["红色 90%"])
+    np.testing.assert_array_equal(drawn, draw.draw_boxes(PHOTO, boxes, labels, ["class 3"]))
+    captioned = np.asarray(draw.caption(PHOTO, ["90% 红"]))
+    np.testing.assert_array_equal(captioned, np.asarray(draw.caption(PHOTO, ["90% ?"])))
+    draw.confusion_matrix(np.eye(2, dtype=np.int64), CHINESE, tmp_path / "a.png")
+    draw.contact_sheet([PHOTO], ["✗ 红色"], tmp_path / "b.png")
+    draw.overlay_sheet([(PHOTO, np.zeros((120, 160), np.uint8))], CHINESE, tmp_path / "c.png")
+    assert [warning for warning in recwarn if "Glyph" in str(warning.message)] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "is_drawn"), [("background", False), ("Background ", False), ("_background_", False)]
+)
+def test_the_background_is_left_as_it_is(first: str, is_drawn: bool) -> None:
+    assert draw.background_label((first, "car")) == 0
+    assert not draw.class_colors((first, "car"))[0].any()
+
+
+def test_label_0_is_a_class_like_any_other(tmp_path: Path) -> None:
+    names = ("sky", "road", "car")
+    assert draw.background_label(names) is None
+    mask = np.zeros((120, 160), np.uint8)
+    colors = draw.class_colors(names)
+    drawn = draw.overlay(PHOTO, mask, colors, background=draw.background_label(names))
+    assert (drawn != PHOTO).any(axis=2).all()
+    assert len({tuple(color) for color in colors.tolist()}) == 256
+    # In the legend, too: the sheet of a photo that is all sky has one, that of all background has none.
+    heights = {}
+    for first in ("sky", "background"):
+        draw.overlay_sheet([(PHOTO, mask)], (first, "road"), tmp_path / "a.png")
+        with Image.open(tmp_path / "a.png") as sheet:
+            pixels = np.asarray(sheet.convert("RGB")).astype(int)
+        heights[first] = int((np.abs(pixels - colors[0]).sum(axis=2) < 10).sum())
+    assert heights["sky"] > 100 > heights["background"]
+
+
+def test_overlay_in_strips_is_the_formula() -> None:
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (3000, 700, 3), np.uint8)  # several strips
+    mask = generator.integers(0, 5, (3000, 700), np.uint8)
+    colors = draw.palette(5)
+    wanted = np.where((mask == 0)[..., None], image, image * (1 - 0.6) + colors[mask] * 0.6).astype(np.uint8)
+    np.testing.assert_array_equal(draw.overlay(image, mask, colors), wanted)

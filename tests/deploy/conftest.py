@@ -1,0 +1,65 @@
+"""Small models of every task, and what describes their exported files."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import mnv2vision as mv
+from mnv2vision.deploy.graph import ExportGraph
+from mnv2vision.deploy.written import ExportOptions, Written
+from mnv2vision.inference.bundle import Bundle
+from mnv2vision.models.vision_model import VisionModel
+
+Describe = Callable[..., Bundle]
+Models = dict[str, VisionModel]
+
+
+@pytest.fixture(scope="session")
+def models(randomize: Callable[[nn.Module], None]) -> Models:
+    made = {
+        "classification": mv.create_model("classification", width=0.35, num_classes=10, image_size=64),
+        "detection": mv.create_model("detection", width=0.35, num_classes=3, image_size=96, padding="tf"),
+        "segmentation": mv.create_model("segmentation", width=0.35, num_classes=5, image_size=65),
+    }
+    for model in made.values():
+        randomize(model)
+        model.eval()
+    return made
+
+
+def images(count: int, model: VisionModel) -> NDArray[np.uint8]:
+    """Smooth pictures, of which photos have more than noise."""
+    height, width = model.preprocessing.image_size
+    cells = torch.rand((count, 3, 5, 5), generator=torch.Generator().manual_seed(0))
+    pictures = nn.functional.interpolate(cells, size=(height, width), mode="bicubic").clamp(0, 1) * 255
+    return pictures.permute(0, 2, 3, 1).round().to(torch.uint8).numpy()
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[[int, VisionModel], NDArray[np.uint8]]:
+    return images
+
+
+@pytest.fixture(scope="session")
+def describe() -> Describe:
+    def describe(kind: str, written: Written, graph: ExportGraph, options: ExportOptions) -> Bundle:
+        """As far as runtimes read it."""
+        rest: dict[str, Any] = {"heads": {}, "preprocessing": {}, "steps": (), "model": {}}
+        return Bundle(
+            format=kind,
+            precision=options.precision,
+            file="",
+            sha256="",
+            input=written.input,
+            layout=graph.layout,
+            post=graph.post,
+            outputs=written.outputs,
+            **rest,
+        )
+
+    return describe

@@ -1,0 +1,105 @@
+"""Runs of a tiny model on tiny shapes: in this process, or as a user starts them."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnv2vision.cli.main import main
+from mnv2vision.common import draw
+from mnv2vision.tasks.base import Task
+
+ROOT = Path(__file__).parents[2]
+# Seven batches an epoch, an odd number, with two images left over; and a last batch of one in validation.
+TINY = (
+    "backbone.width=0.35",
+    "optimizer.name=sgd",
+    "optimizer.lr=0.05",
+    "optimizer.weight_decay=4e-5",
+    "model.image_size=32",
+    "dataset.image_size=48",
+    "dataset.train_size=58",
+    "dataset.val_size=17",
+    "loader.batch_size=8",
+    "loader.workers=0",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32",
+    "trainer.max_epochs=2",
+    "loggers=[]",
+)
+
+Train = Callable[..., int]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+Interrupt = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    """The arguments that make a run tiny."""
+    return TINY
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Train in this process; gives the exit status."""
+    for picture in ("confusion_matrix", "contact_sheet"):  # half of a run's time
+        monkeypatch.setattr(draw, picture, lambda *args: None)
+
+    def run(*arguments: str) -> int:
+        tiny = () if any(argument.startswith("resume=") for argument in arguments) else TINY
+        return main(["train", *tiny, *arguments])
+
+    return run
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """Raise InterruptedError once at each of the given points: (epoch, batch), or (epoch, "validation")."""
+    left: set[tuple[int, int | str]] = set()
+
+    def pause(epoch: int, place: int | str) -> None:
+        if (epoch, place) in left:
+            left.remove((epoch, place))
+            raise InterruptedError
+
+    training_step, validation_step = Task.training_step, Task.validation_step
+
+    def train_or_stop(task: Task, batch: Any, batch_idx: int) -> Any:
+        pause(task.current_epoch, batch_idx)
+        return training_step(task, batch, batch_idx)
+
+    def validate_or_stop(task: Task, batch: Any, batch_idx: int) -> None:
+        if task.trainer.state.fn == "fit":
+            pause(task.current_epoch, "validation")
+        validation_step(task, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "training_step", train_or_stop)
+    monkeypatch.setattr(Task, "validation_step", validate_or_stop)
+    return lambda *points: left.update(points)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a tool as a user does, in a folder of the test's; what still runs at the end is killed."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def popen(tool: str, *arguments: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *arguments],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield popen
+    for process in processes:
+        process.kill()
+        process.communicate()
