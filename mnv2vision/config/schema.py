@@ -99,6 +99,7 @@ class Eval:
     """Evaluate a model on the validation part of a data set: metrics.json, tables per class and pictures."""
 
     checkpoint: UserText | None = option(None, "a model.safetensors, or a published name")
+    runtime: Name = option("torch", "onnxruntime | openvino: the file's export, made once and kept")
     task: Name | None = option(None, "checked against the checkpoint's where given")
     run_dir: UserText | None = option(None, "null: runs/eval/<dataset>/<date_time>")
     seed: Seed = option(0, "of whatever is drawn")
@@ -134,6 +135,10 @@ class Predict:
     inference: _PredictInference = section(_PredictInference)
     batch_size: BatchSize = option(16, "images at a time")
     device: UserText | None = option(None, "null: the GPU if there is one")
+    runtime: Name = option(
+        "auto",
+        "torch; onnxruntime | openvino: the file's export, made once and kept; auto: the fastest of those there are",
+    )
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,10 @@ def evaluate(
         DataError: For data that cannot be used.
         WeightsError: For weights that cannot be used.
     """
-    loaded = copy.deepcopy(model) if isinstance(model, VisionModel) else evaluation.open_model(model)
+    if isinstance(model, VisionModel):
+        loaded = copy.deepcopy(model)
+    else:
+        loaded = evaluation.open_model(model, str(overrides.get("runtime", "torch")))
     config = load_values(Eval, {**_data_values(data, loaded.task), **overrides})
     if not isinstance(model, VisionModel):
         config = replace(config, checkpoint=os.fspath(model))

@@ -25,6 +25,7 @@ from mnv2vision.engine.run_folder import choose_folder, claimed
 from mnv2vision.engine.trainer import check_limits, create_trainer, quieten_lightning
 from mnv2vision.errors import ConfigError
 from mnv2vision.inference.bundle import is_bundle
+from mnv2vision.inference.cached import CHOICES, check_runtime, export_once
 from mnv2vision.inference.exported_model import ExportedModel
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
@@ -53,9 +54,13 @@ def evaluate(config: Eval, model: VisionModel | None = None, source: SampleSourc
     if model is None:
         if not config.checkpoint:
             raise ConfigError("checkpoint=<model.safetensors> is required")
-        model = open_model(config.checkpoint)
+        model = open_model(config.checkpoint, config.runtime)
     if isinstance(model, ExportedModel):
         config = _for_exported(config, model.folder)
+    elif config.runtime != "torch":
+        raise ConfigError(
+            f"runtime={config.runtime} runs model files and published names; save the model, or export it"
+        )
     if config.task not in (None, model.task):
         raise ConfigError(f"task={config.task}, but {config.checkpoint} is a model for {model.task}")
     run_dir = choose_folder(config, "eval")
@@ -63,9 +68,23 @@ def evaluate(config: Eval, model: VisionModel | None = None, source: SampleSourc
         return _evaluate_model(config, model, run_dir, source)
 
 
-def open_model(source: str | os.PathLike[str]) -> VisionModel:
-    """A model to evaluate: what `load` takes, or the folder of an exported model."""
-    return ExportedModel(source) if is_bundle(source) else registry.load(source)
+def open_model(source: str | os.PathLike[str], runtime: str = "torch") -> VisionModel:
+    """A model to evaluate.
+
+    Args:
+        source: What `load` takes, or the folder of an exported model.
+        runtime: torch, or one that runs the file's export, which is made once and kept.
+
+    Raises:
+        ConfigError: For a runtime that is unknown or cannot be used.
+        WeightsError: For weights that cannot be used.
+    """
+    exported = is_bundle(source)
+    if check_runtime(runtime, CHOICES[1:]) == "torch":
+        return ExportedModel(source) if exported else registry.load(source)
+    if exported:
+        raise ConfigError(f"runtime={runtime}: {source} is exported, and has its own")
+    return ExportedModel(export_once(registry.resolve(source), runtime))
 
 
 def _for_exported(config: Eval, folder: str) -> Eval:

@@ -17,7 +17,6 @@ from mnv2vision.common import draw
 from mnv2vision.common.atomic import atomic_path, write_text
 from mnv2vision.data.decoding import IMAGE_EXTENSIONS, decode_image
 from mnv2vision.errors import ConfigError, DataError
-from mnv2vision.inference.bundle import is_bundle
 from mnv2vision.inference.kinds import PREDICTIONS
 from mnv2vision.inference.predictor import Predictor
 
@@ -61,6 +60,7 @@ def predict_files(
     inference: Mapping[str, object],
     batch_size: int,
     device: str | None,
+    runtime: str,
 ) -> None:
     """Write `predictions.csv`, `predictions.json` and an annotated picture per image.
 
@@ -74,6 +74,7 @@ def predict_files(
         inference: Arguments of `InferenceOptions` (segmentation); its masks are written beside the pictures.
         batch_size: Images at a time.
         device: Where to run; None for the GPU if there is one.
+        runtime: See `Predictor`.
 
     Raises:
         ConfigError: For an output folder where pictures would replace the photos.
@@ -90,7 +91,8 @@ def predict_files(
         batch_size=batch_size,
         score_threshold=threshold,
         max_detections=max_detections,
-        inference=_inference(inference, is_bundle(checkpoint)),
+        inference=_inference(inference),
+        runtime=runtime,
     )
     describe = PREDICTIONS[predictor.task].describe()
     folder = Path(output)
@@ -120,9 +122,9 @@ def predict_files(
         raise DataError(f"{unreadable[0]}{more}; the other {len(records)} have their results in {folder}")
 
 
-def _inference(options: Mapping[str, Any], exported: bool) -> "InferenceOptions | None":
-    """How to look at a photo; None for exported models unless something else than the default is asked for."""
-    if exported and not (options["flip"] or options["window"]) and list(options["scales"]) == [1]:
+def _inference(options: Mapping[str, Any]) -> "InferenceOptions | None":
+    """How to look at a photo; None for the default, once as a whole, which exported models can do too."""
+    if not (options["flip"] or options["window"]) and list(options["scales"]) == [1]:
         return None
     from mnv2vision.segmentation.inference import InferenceOptions
 

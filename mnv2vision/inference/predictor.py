@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from mnv2vision.data.decoding import decode_image, decode_picture
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.inference.bundle import is_bundle
+from mnv2vision.inference.cached import RUNTIMES, check_runtime, export_once, fastest_export
 from mnv2vision.inference.engine import Engine, Prediction
 
 # torch is imported where a model needs it: exported ones do not.
@@ -45,6 +47,7 @@ class Predictor:
         score_threshold: float = 0.3,
         max_detections: int | None = None,
         inference: "InferenceOptions | None" = None,
+        runtime: str = "auto",
     ) -> None:
         """Prepare the model, or a copy of it.
 
@@ -56,6 +59,8 @@ class Predictor:
             score_threshold: Of detections, in 0..1: those with less are dropped.
             max_detections: How many objects are found on a photo at most, the best ones; None: as the model says.
             inference: Of segmentation: scales, flips and windows.
+            runtime: "torch"; "onnxruntime" or "openvino", which run a model file's export on the CPU, made once and
+                kept in the cache; "auto": on a CPU the fastest of those kept, else torch.
 
         Raises:
             ConfigError: For options that cannot work.
@@ -68,14 +73,11 @@ class Predictor:
         self.batch_size = batch_size
         options: dict[str, object] = {"score_threshold": score_threshold, "max_detections": max_detections}
         self._engine: Engine
-        if isinstance(model, str | os.PathLike) and is_bundle(model):
-            if inference is not None:
-                raise ConfigError(f"inference: {model} is exported, and looks at the whole photo once")
-            if device is not None and str(device) != "cpu":
-                raise ConfigError(f"device={device}: {model} is exported, and runs on the CPU here")
+        exported = _exported(model, runtime, device, inference)
+        if exported is not None:
             from mnv2vision.inference.exported import ExportedEngine
 
-            self._engine = ExportedEngine(model, options)
+            self._engine = ExportedEngine(exported, options)
         else:
             from mnv2vision.inference.torch_engine import TorchEngine
             from mnv2vision.models.vision_model import VisionModel
@@ -135,6 +137,58 @@ class Predictor:
     def predict_batch(self, images: Sequence[ImageLike]) -> Sequence[Prediction]:
         """Predict for some images at once; `remarks` are not told."""
         return self._engine.predict(as_array(image) for image in images)
+
+
+def _exported(
+    model: "VisionModel | str | os.PathLike[str]",
+    runtime: str,
+    device: "str | torch.device | None",
+    inference: "InferenceOptions | None",
+) -> Path | None:
+    """The folder of the exported model that predicts; None where torch does. See `Predictor` for the arguments."""
+    check_runtime(runtime)
+    if not isinstance(model, str | os.PathLike):
+        if runtime in RUNTIMES:
+            raise ConfigError(f"runtime={runtime} runs model files and published names; save the model, or export it")
+        return None
+    exported = is_bundle(model)
+    if exported and runtime != "auto":
+        raise ConfigError(f"runtime={runtime}: {model} is exported, and has its own")
+    if runtime == "torch":
+        return None
+    limit = _limit(device, inference)
+    if exported or runtime != "auto":
+        if limit is not None:
+            raise ConfigError(limit)
+        return Path(model) if exported else export_once(_file(model), runtime)
+    folder = fastest_export(_file(model)) if limit is None else None
+    if folder is None or (device is None and _has_gpu()):
+        return None
+    log.info("runtime: %s, by the export of %s in the cache", folder.name, model)
+    return folder
+
+
+def _limit(device: "str | torch.device | None", inference: "InferenceOptions | None") -> str | None:
+    """What exported models cannot do of what is asked for."""
+    if inference is not None:
+        return "inference: exported models look at the whole photo once, without scales, flips and windows"
+    if device is not None and str(device) != "cpu":
+        return f"device={device}: exported models run on the CPU here"
+    return None
+
+
+def _file(model: str | os.PathLike[str]) -> Path:
+    if Path(model).is_file():
+        return Path(model)
+    from mnv2vision.weights.registry import resolve
+
+    return resolve(model)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def as_array(image: ImageLike) -> NDArray[np.uint8]:

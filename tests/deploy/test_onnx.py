@@ -23,6 +23,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.slow
+
 FORMATS = {
     "onnx": (onnx_format, onnx_runtime, "model.onnx"),
     "openvino": (openvino_format, openvino_runtime, "model"),
@@ -98,7 +100,6 @@ def check_detections(found: dict[str, NDArray[np.float32]], expected: dict[str, 
     assert (distances.min(2) < 1e-4).mean() > 0.99
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("post", ["raw", "fixed"])
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
@@ -162,15 +163,11 @@ def test_fp16(kind: str, models: Any, pictures: Any, describe: Any, tmp_path: Pa
     assert size < 2.6 * sum(parameter.numel() for parameter in graph.parameters())
 
 
-INT8_TASKS = [
-    "classification",
-    pytest.param("detection", marks=pytest.mark.slow),
-    pytest.param("segmentation", marks=pytest.mark.slow),
-]
+TASKS = ("classification", "detection", "segmentation")
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("task", INT8_TASKS)
+@pytest.mark.parametrize("task", TASKS)
 def test_int8(task: str, kind: str, models: Any, pictures: Any, describe: Any, tmp_path: Path) -> None:
     graph, images = graph_of(models, task), pictures(16, models[task])
     options = ExportOptions("int8", calibration=tuple(images))

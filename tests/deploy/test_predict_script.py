@@ -18,6 +18,8 @@ import mnv2vision as mv
 
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NAMES = ("яблоко", "梨", "a plum", "fig")
 ALONE = """

@@ -28,6 +28,7 @@ def cost_alone(graph: ExportGraph, name: str, images: torch.Tensor) -> float:
     return float((found - expected).square().mean() / expected.var())
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_layers_alone(models: Any, pictures: Any) -> None:
     graph = ExportGraph(models["classification"])
     images = pictures(32, models["classification"])
@@ -53,6 +54,7 @@ def test_search_doubles_until_the_drop_is_allowed() -> None:
     assert [len(trial.keep_float) for trial in search(lambda _: 9.0, ranked[:3], 0.5)] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_corrected_biases_put_means_right(models: Any, pictures: Any) -> None:
     graph = ExportGraph(models["classification"])

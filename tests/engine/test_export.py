@@ -26,6 +26,8 @@ from mnv2vision.inference.bundle import Bundle
 from mnv2vision.models.vision_model import VisionModel
 
 pytest.importorskip("onnxscript", reason="formats=[onnx] is not installed")
+
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 FEW = {"dataset.val_size": 20, "dataset.train_size": 30, "dataset.image_size": 64}
 SHAPES = ["dataset=shapes", *(f"{key}={value}" for key, value in FEW.items())]
@@ -179,7 +181,6 @@ def test_an_exported_model_is_not_exported(tmp_path: Path) -> None:
         mv.export(tmp_path, tmp_path / "out")
 
 
-@pytest.mark.slow
 def test_killed_half_way(weights: str, tmp_path: Path, patience: float) -> None:
     """Killed where the file is written and not yet measured: no folder, and the next export clears what was left."""
     program = (
@@ -200,7 +201,6 @@ def test_killed_half_way(weights: str, tmp_path: Path, patience: float) -> None:
             assert left(tmp_path) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["none", "int8"])
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
 def test_every_task_from_the_command_line(

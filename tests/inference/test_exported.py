@@ -26,6 +26,8 @@ from mnv2vision.predictions.segmentation import Segmentation
 
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NAMES = ("яблоко", "梨", "a plum", "fig")
 TASKS = ("classification", "detection", "segmentation")

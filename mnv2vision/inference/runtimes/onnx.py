@@ -31,7 +31,6 @@ def open_model(path: Path, bundle: Bundle, threads: int | None = None) -> Runtim
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Without VNNI, int8 products would overflow.
     options.add_session_config_entry("session.x64quantprecision", "1")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     names = [output.name for output in bundle.outputs]
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
