@@ -138,7 +138,7 @@ from mnv2vision.cli.main import main
 
 mv.save(mv.create_model("detection", width=0.35, num_classes=3, image_size=64), "model.safetensors")
 Image.fromarray(np.zeros((70, 50, 3), np.uint8)).save("photo.jpg")
-sys.argv = ["mnv2vision", "predict", "checkpoint=model.safetensors", "images=photo.jpg", "output=out"]
+sys.argv = ["mnv2vision", "predict", "checkpoint=model.safetensors", "images=photo.jpg", "output=out", "threshold=0"]
 try:
     main()
 except SystemExit as end:

@@ -122,10 +122,10 @@ def check_resume(
     ]
     if others and data["batch"]:
         changed.append("the data (the checkpoint is amid an epoch)")
+    if "quantize" not in changed:  # which has tensors of its own
+        file.check_fit(checkpoint["state_dict"], task.state_dict(), f"resume={path}")
     if changed:
         raise ConfigError(f"resume={path}: a resumed run cannot change {', '.join(changed)}; start one with init_from=")
-    file.check_fit(checkpoint["state_dict"], task.state_dict(), f"resume={path}")
-
     if others:
         told = f"resume={path}: other data than the run's: {'; '.join(others)}"
         if is_of_run(path, run_dir):

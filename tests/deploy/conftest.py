@@ -17,14 +17,15 @@ from mnv2vision.models.vision_model import VisionModel
 
 Describe = Callable[..., Bundle]
 Models = dict[str, VisionModel]
+Outputs = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="session")
 def models(randomize: Callable[[nn.Module], None]) -> Models:
     made = {
-        "classification": mv.create_model("classification", width=0.35, num_classes=10, image_size=64),
-        "detection": mv.create_model("detection", width=0.35, num_classes=3, image_size=96, padding="tf"),
-        "segmentation": mv.create_model("segmentation", width=0.35, num_classes=5, image_size=65),
+        "classification": mv.create_model("classification", width=0.35, depth=0.5, num_classes=10, image_size=64),
+        "detection": mv.create_model("detection", width=0.35, depth=0.5, num_classes=3, image_size=96, padding="tf"),
+        "segmentation": mv.create_model("segmentation", width=0.35, depth=0.5, num_classes=5, image_size=65),
     }
     for model in made.values():
         randomize(model)
@@ -63,3 +64,15 @@ def describe() -> Describe:
         )
 
     return describe
+
+
+@pytest.fixture(scope="session")
+def noise_ratio() -> Callable[[Outputs, Outputs], float]:
+    """Signal to noise in dB, of the worst output; random weights in int8 have some 9 to 12."""
+
+    def ratio(found: Outputs, expected: Outputs) -> float:
+        return min(
+            10 * np.log10(values.var() / np.square(found[name] - values).mean()) for name, values in expected.items()
+        )
+
+    return ratio

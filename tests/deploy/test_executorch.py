@@ -85,13 +85,11 @@ def test_fixed_batch_of_floats(models: Any, pictures: Any, describe: Any, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_int8(task: str, models: Any, pictures: Any, describe: Any, tmp_path: Path) -> None:
-    images = pictures(8, models[task])
-    options = ExportOptions(precision="int8", calibration=images)
+def test_int8(task: str, models: Any, pictures: Any, describe: Any, noise_ratio: Any, tmp_path: Path) -> None:
+    images = pictures(16, models[task])
+    options = ExportOptions(precision="int8", calibration=tuple(images))
     found, expected = both(ExportGraph(models[task]), options, tmp_path, images, describe)
-    for name in expected:
-        assert 1e-4 < difference(found[name], expected[name]) < 0.2
-        assert np.corrcoef(found[name].ravel(), expected[name].ravel())[0, 1] > 0.98
+    assert 7 < noise_ratio(found, expected) < 40
     parameters = sum(parameter.numel() for parameter in models[task].parameters())
     assert (tmp_path / "名 前" / NAME).stat().st_size < 2 * parameters  # bytes; it would be 4 in float
 

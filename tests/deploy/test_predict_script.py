@@ -16,8 +16,6 @@ from torch import nn
 
 import mnv2vision as mv
 
-pytest.importorskip("onnxruntime")
-
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -26,12 +24,14 @@ ALONE = """
 import runpy, sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "torchvision", "cv2", "mnv2vision", "matplotlib", "scipy"}:
+        if name.partition(".")[0] in {blocked!r}:
             raise ImportError(name + " is blocked here")
 sys.meta_path.insert(0, Refuse())
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+BLOCKED = {"torch", "torchvision", "cv2", "mnv2vision", "matplotlib", "scipy"}
+RUNS_WITH = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert", "executorch": "executorch"}
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "classification": ("classification", {}, {}),
     "classification fixed": ("classification", {}, {"post": "fixed", "layout": "NCHW"}),
@@ -42,6 +42,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "segmentation tf": ("segmentation", {"padding": "tf", "preprocessing": {"resize": "stretch"}}, {"layout": "NCHW"}),
     "segmentation fixed": ("segmentation", {}, {"post": "fixed"}),
     "openvino": ("detection", {}, {"name": "openvino"}),
+    "litert": ("segmentation", {}, {"name": "litert"}),
+    "executorch": ("classification", {}, {"name": "executorch"}),
 }
 
 
@@ -55,9 +57,10 @@ def test_runs_alone_and_equals_predict(
     case: str, exported: Callable[..., Path], randomize: Callable[[nn.Module], None], tmp_path: Path
 ) -> None:
     task, options, how = CASES[case]
-    if how.get("name") == "openvino":
-        pytest.importorskip("openvino")
-    model = mv.create_model(task, width=0.35, names=NAMES, image_size=65, **options)
+    kind = how.get("name", "onnx")
+    pytest.importorskip(RUNS_WITH[kind])
+    blocked = {"cv2", "mnv2vision"} if kind == "executorch" else BLOCKED  # whose runtime in Python needs torch
+    model = mv.create_model(task, width=0.35, depth=0.5, names=NAMES, image_size=65, **options)
     randomize(model)
     folder = exported(model.eval(), tmp_path / "an outing 出", **how)
     script = (folder / "predict.py").read_text(encoding="utf-8")
@@ -69,7 +72,11 @@ def test_runs_alone_and_equals_predict(
     environment.pop("PYTHONPATH", None)
     given = [str(folder / "predict.py"), "фото.png", "drawn.png"]
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, *given], cwd=tmp_path, env=environment, capture_output=True, check=False
+        [sys.executable, "-c", ALONE.format(blocked=blocked), *given],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
     answer = json.loads(done.stdout.decode("utf-8"))

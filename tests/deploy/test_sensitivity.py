@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from mnv2vision.deploy.graph import ExportGraph

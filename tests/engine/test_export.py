@@ -35,7 +35,7 @@ SHAPES = ["dataset=shapes", *(f"{key}={value}" for key, value in FEW.items())]
 
 @pytest.fixture(scope="session")
 def model(randomize: Callable[[nn.Module], None]) -> VisionModel:
-    made = mv.create_model("classification", width=0.35, num_classes=6, image_size=32)
+    made = mv.create_model("classification", width=0.35, depth=0.5, num_classes=6, image_size=32)
     randomize(made)
     return made.eval()
 
@@ -207,7 +207,7 @@ def test_every_task_from_the_command_line(
     task: str, quantize: str, randomize: Callable[[nn.Module], None], tmp_path: Path
 ) -> None:
     classes = 7 if task == "segmentation" else 6
-    made = mv.create_model(task, width=0.35, num_classes=classes, image_size=64)
+    made = mv.create_model(task, width=0.35, depth=0.5, num_classes=classes, image_size=64)
     randomize(made)
     mv.save(made.eval(), tmp_path / "model.safetensors")
     arguments = [f"checkpoint={tmp_path / 'model.safetensors'}", f"quantize={quantize}", f"output={tmp_path}"]

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc").is_dir(), r
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., "subprocess.Popen[str]"]
 LONG = ("trainer.max_epochs=3", "dataset.train_size=160", "loader.workers=2", "ema.decay=0.9")
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_shell() -> Iterator[None]:
+    """Processes inherit what is ignored, as it is where nohup or a script's background started the tests."""
+    ignored = [number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def processes_of(marker: str) -> list[int]:

@@ -46,7 +46,7 @@ def models(randomize: Callable[[nn.Module], None]) -> dict[str, VisionModel]:
     made = {}
     for task in TASKS:
         options: dict[str, Any] = {} if task == "classification" else {"padding": "tf"}
-        made[task] = mv.create_model(task, width=0.35, names=NAMES, image_size=65, **options)
+        made[task] = mv.create_model(task, width=0.35, depth=0.5, names=NAMES, image_size=65, **options)
         randomize(made[task])
         made[task].eval()
     return made
@@ -253,7 +253,7 @@ def test_several_heads(
     exported: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heads = {"classification": {"num_classes": 3}, "detection": {"num_classes": 2}}
-    folder = exported(mv.create_model(heads, width=0.35, image_size=64).eval(), tmp_path / "both")
+    folder = exported(mv.create_model(heads, width=0.35, depth=0.5, image_size=64).eval(), tmp_path / "both")
     assert "classification, detection" in line(folder)
     monkeypatch.chdir(tmp_path)
     assert main(["eval", f"checkpoint={folder}"]) == 2
@@ -268,7 +268,7 @@ def test_evaluates_like_the_model(
     task: str, exported: Callable[..., Path], randomize: Callable[[nn.Module], None], tmp_path: Path
 ) -> None:
     classes = ("background",) * (task == "segmentation") + (*("circle", "square", "triangle", "star", "ring", "cross"),)
-    model = mv.create_model(task, width=0.35, names=classes, image_size=64)
+    model = mv.create_model(task, width=0.35, depth=0.5, names=classes, image_size=64)
     randomize(model)
     folder = exported(model.eval(), tmp_path / "exported")
     options: dict[str, Any] = {"trainer.limit_val_batches": 2, "loader.batch_size": 8, "loader.workers": 0}

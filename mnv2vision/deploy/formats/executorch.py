@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from mnv2vision.common.atomic import atomic_path
 from mnv2vision.deploy.formats.onnx import INPUT, quiet
 from mnv2vision.deploy.graph import ExportGraph
+from mnv2vision.deploy.int8 import correct_biases
 from mnv2vision.deploy.written import ExportOptions, Written
 from mnv2vision.errors import ConfigError
 from mnv2vision.inference.bundle import TensorSpec
@@ -40,6 +41,8 @@ def export(graph: ExportGraph, path: Path, options: ExportOptions) -> Written:
     Raises:
         ConfigError: Where executorch or, for int8, torchao are missing, or there is no kernel for the graph.
     """
+    if options.precision == "int8" and len(options.calibration):
+        graph = correct_biases(graph, options.calibration, options.keep_float)
     with quiet(), torch.no_grad():
         example = graph.eval().example(options.batch or 1, getattr(torch, options.dtype))
         outputs = graph(example)
@@ -102,7 +105,7 @@ def _batches(graph: ExportGraph, options: ExportOptions) -> Iterator[Tensor]:
         raise ConfigError("formats=[executorch] quantize=int8 needs calibration images")
     for start in range(0, len(images), size):
         chosen = [images[index % len(images)] for index in range(start, start + size)]
-        batch = torch.from_numpy(np.stack(chosen)).to(getattr(torch, options.dtype))
+        batch = torch.from_numpy(np.ascontiguousarray(np.stack(chosen))).to(getattr(torch, options.dtype))
         yield batch if graph.layout == "NHWC" else batch.permute(0, 3, 1, 2).contiguous()
 
 

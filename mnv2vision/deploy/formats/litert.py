@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from mnv2vision.common.atomic import atomic_path
 from mnv2vision.deploy.formats.onnx import quiet
 from mnv2vision.deploy.graph import ExportGraph
+from mnv2vision.deploy.int8 import correct_biases
 from mnv2vision.deploy.written import ExportOptions, Written
 from mnv2vision.errors import ConfigError
 from mnv2vision.inference.bundle import TensorSpec
@@ -43,6 +44,8 @@ def export(graph: ExportGraph, path: Path, options: ExportOptions) -> Written:
             import litert_torch  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"formats=[litert] needs more ({error}): pip install 'mnv2vision[litert]'") from error
+    if options.precision == "int8":
+        graph = correct_biases(graph, options.calibration)
     with silent(), quiet():
         content = quantised(float_model(graph, options), graph, options)
         written = _edges(content, graph)
