@@ -63,6 +63,16 @@ def test_errors_of_a_single_process_are_its_own(error: Exception, capsys: pytest
     assert "another process" not in capsys.readouterr().err
 
 
+def test_what_a_lean_installation_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    assert run_command(lambda: fail("pytorch_lightning.callbacks")) == 2
+    assert "this command needs pytorch_lightning.callbacks, which is not installed" in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError):  # a fault of ours
+        run_command(lambda: fail("mnv2vision.nothing"))
+
+
 def test_a_reader_that_has_enough() -> None:
     """As `… --help | head -1`: no traceback."""
     command = [sys.executable, str(ROOT / "tools/train.py"), "--help"]

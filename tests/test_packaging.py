@@ -136,7 +136,8 @@ from PIL import Image
 import mnv2vision as mv
 from mnv2vision.cli.main import main
 
-mv.save(mv.create_model("detection", width=0.35, num_classes=3, image_size=64), "model.safetensors")
+names = ["яблоко", "plum", "fig"]  # letters beyond ASCII are drawn in matplotlib's font
+mv.save(mv.create_model("detection", width=0.35, names=names, image_size=64), "model.safetensors")
 Image.fromarray(np.zeros((70, 50, 3), np.uint8)).save("photo.jpg")
 sys.argv = ["mnv2vision", "predict", "checkpoint=model.safetensors", "images=photo.jpg", "output=out", "threshold=0"]
 try:

@@ -44,6 +44,10 @@ def run_command(function: Callable[[], None]) -> int:
             if processes.is_first():
                 print(interruption, file=sys.stderr)
             return 128 + interruption.signum
+        except ModuleNotFoundError as error:  # of an installation for prediction alone
+            if error.name is None or error.name.partition(".")[0] == "mnv2vision":
+                raise
+            return _failed(f"this command needs {error.name}, which is not installed: pip install mnv2vision", error)
         except Exception as error:
             line = processes.ended_by_another(error)
             if line is None and isinstance(error, BrokenPipeError) and error.filename is None:

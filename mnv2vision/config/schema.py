@@ -120,7 +120,7 @@ class _PredictInference:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predict for photos: an annotated picture each, and predictions.csv and .json."""
+    """Predict for photos: an annotated picture of each, predictions.csv and predictions.json."""
 
     checkpoint: UserText | None = option(None, "a model.safetensors, or a published name")
     images: Annotated[str | tuple[str, ...] | None, optional(Text(), Many(Text(), least=1))] = option(
@@ -143,7 +143,7 @@ class Predict:
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert weights of others, or write ours by the names of others."""
+    """Convert published weights of other projects to a model file, or a model file to other projects' names."""
 
     source: Name | None = option(None, "tensorflow | torchvision | timm | huggingface | paddle | pytorch")
     name: UserText | None = option(
