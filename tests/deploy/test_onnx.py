@@ -1,6 +1,7 @@
 """ONNX files against the models they were made of."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_file_is_one_and_tells_nothing_of_the_machine(models: Any, tmp_path: Pat
     onnx_format.export(graph_of(models, "classification"), path, ExportOptions())
     assert capfd.readouterr() == ("", "")
     content = path.read_bytes()
-    assert b".py" not in content
+    assert not re.search(rb"/\w{3,}\.py", content)
     onnx_format.embed(path, '{"names": ["Ωμέγα"]}')
     model = onnx.load(path)
     assert {prop.key: prop.value for prop in model.metadata_props}["mnv2vision"] == '{"names": ["Ωμέγα"]}'
