@@ -411,7 +411,7 @@ def test_evaluation_keeps_the_models_own_input(dataset: str) -> None:
     config = values(load_config(Eval, [f"dataset={dataset}"]))
     assert config["model"]["image_size"] is None
     assert set(config) == {
-        "checkpoint", "task", "run_dir", "seed", "model", "inference", "loader", "data", "dataset", "trainer"
+        "checkpoint", "runtime", "task", "run_dir", "seed", "model", "inference", "loader", "data", "dataset", "trainer"
     }  # fmt: skip
 
 
