@@ -106,7 +106,7 @@ class DetectionArrays:
         ranked = (logits if is_sigmoid else softmax(logits, 1))[:, 1:].ravel()
         count = min(max(_CANDIDATES, 2 * wanted), ranked.size)
         while True:
-            best = np.argpartition(-ranked, count - 1)[:count]
+            best = np.sort(np.argpartition(-ranked, count - 1)[:count])  # equal scores, which int8 has, by place
             best = best[np.argsort(-ranked[best], kind="stable")]
             scores: NDArray[np.floating] = _sigmoid(ranked[best]) if is_sigmoid else ranked[best]
             anchor, label = best // columns, best % columns
