@@ -75,7 +75,7 @@ def detect(
     total = ranked.shape[1]
     limit = min(max(_CANDIDATES, 2 * max_detections), total)
     while True:
-        best, index = ranked.topk(limit, dim=1)
+        best, index = _best(ranked, limit)
         best = best.sigmoid() if scores == "sigmoid" else best
         anchor, label = index // columns, index % columns
         codes = box_codes.float().gather(1, anchor[..., None].expand(-1, -1, 4))
@@ -85,6 +85,19 @@ def detect(
             break
         limit = min(4 * limit, total)
     return _take(boxes, best, label, keep, max_detections)
+
+
+def _best(ranked: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """The best of each row and their places; equal ones, which int8 has many of, in the order of their places.
+
+    `topk` leaves that order open, so that another batch size or machine would find other boxes.
+    """
+    best, index = ranked.topk(limit, dim=1)
+    if torch.compiler.is_exporting():  # not every runtime can sort
+        return best, index
+    index = index.sort(dim=1).values
+    best, order = ranked.gather(1, index).sort(dim=1, descending=True, stable=True)
+    return best, index.gather(1, order)
 
 
 def _is_enough(keep: Tensor, scores: Tensor, threshold: float, wanted: int) -> bool:

@@ -61,7 +61,10 @@ def export_once(model: Path, runtime: str) -> Path:
 
     Raises:
         ConfigError: Where the runtime, or what writes its files, is not installed, or the export fails.
+        WeightsError: Where there is no such file.
     """
+    if not model.is_file():
+        raise WeightsError(f"{model}: no such model file")
     kind = RUNTIMES[runtime]
     parent = _folder(model)
     if _whole(parent / kind) is None:

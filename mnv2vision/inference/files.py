@@ -119,7 +119,7 @@ def predict_files(
         log.warning(remark)
     if unreadable:
         more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
-        raise DataError(f"{unreadable[0]}{more}; the other {len(records)} have their results in {folder}")
+        raise DataError(f"{unreadable[0]}{more}; the results of the other {len(records)} are in {folder}")
 
 
 def _inference(options: Mapping[str, Any]) -> "InferenceOptions | None":

@@ -106,16 +106,17 @@ class DetectionArrays:
         ranked = (logits if is_sigmoid else softmax(logits, 1))[:, 1:].ravel()
         count = min(max(_CANDIDATES, 2 * wanted), ranked.size)
         while True:
-            best = np.sort(np.argpartition(-ranked, count - 1)[:count])  # equal scores, which int8 has, by place
+            worst = np.partition(ranked, ranked.size - count)[ranked.size - count]
+            best = np.flatnonzero(ranked >= worst)  # equal scores, which int8 has many of, stay in their order
             best = best[np.argsort(-ranked[best], kind="stable")]
             scores: NDArray[np.floating] = _sigmoid(ranked[best]) if is_sigmoid else ranked[best]
             anchor, label = best // columns, best % columns
             boxes = _decode(codes[anchor] / self._box_scales, self._anchors[anchor])
             kept = _suppress(boxes, label, scores > self._threshold, self._nms_iou, wanted)
             # Only a better box can suppress: the best candidates decide among themselves.
-            if len(kept) == wanted or scores[-1] <= self._threshold or count == ranked.size:
+            if len(kept) == wanted or scores[-1] <= self._threshold or len(best) == ranked.size:
                 return boxes[kept], scores[kept], label[kept]
-            count = min(4 * count, ranked.size)
+            count = min(4 * len(best), ranked.size)
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.floating]:

@@ -147,10 +147,8 @@ def outcome(command: str, line: Sequence[str], folder: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_command_lines(seed: int, tmp_path: Path) -> None:
-    rng = random.Random(seed)
-    outcomes = Counter(outcome(*command_line(rng), tmp_path) for _ in range(120))
-    assert (
-        {"built", "refused in composing"} <= set(outcomes) <= {"built", "refused in composing", "refused in building"}
-    )
+def test_command_lines(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    outcomes = Counter(outcome(*command_line(rng), tmp_path) for _ in range(360))
+    assert set(outcomes) == {"built", "refused in composing", "refused in building"}
+    assert min(outcomes.values()) >= 3  # lines that are refused in building are rare

@@ -13,7 +13,9 @@ import mnv2vision as mv
 from mnv2vision.deploy.graph import ExportGraph
 from mnv2vision.deploy.written import ExportOptions, Written
 from mnv2vision.inference.bundle import Bundle
+from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
+from mnv2vision.training.quantization import FakeQuantization
 
 Describe = Callable[..., Bundle]
 Models = dict[str, VisionModel]
@@ -68,11 +70,29 @@ def describe() -> Describe:
 
 @pytest.fixture(scope="session")
 def noise_ratio() -> Callable[[Outputs, Outputs], float]:
-    """Signal to noise in dB, of the worst output; random weights in int8 have some 9 to 12."""
+    """Signal to noise in dB, of the worst output."""
 
     def ratio(found: Outputs, expected: Outputs) -> float:
         return min(
             10 * np.log10(values.var() / np.square(found[name] - values).mean()) for name, values in expected.items()
         )
+
+    return ratio
+
+
+@pytest.fixture(scope="session")
+def int8_noise_ratio(noise_ratio: Callable[[Outputs, Outputs], float]) -> Callable[..., float]:
+    """That of 8 bits as such: of the model with weights and activations rounded by torch, over the images' ranges."""
+
+    @torch.no_grad()
+    def ratio(model: VisionModel, images: NDArray[np.uint8]) -> float:
+        kind = TASKS[model.task].export
+        batch = model.preprocessing.normalize(torch.from_numpy(images).permute(0, 3, 1, 2))
+        rounded = FakeQuantization(model, model.preprocessing.image_size).eval()
+        found, expected = (
+            {name: tensor.numpy() for name, tensor in kind.outputs(raw).items()}
+            for raw in (rounded(model, batch), model(batch))
+        )
+        return noise_ratio(found, expected)
 
     return ratio

@@ -95,12 +95,22 @@ def test_fp16(task: str, models: Any, pictures: Any, describe: Any, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
 def test_int8(
-    task: str, models: Any, pictures: Any, describe: Any, noise_ratio: Any, tmp_path: Path, capfd: Any
+    task: str,
+    models: Any,
+    pictures: Any,
+    describe: Any,
+    noise_ratio: Any,
+    int8_noise_ratio: Any,
+    tmp_path: Path,
+    capfd: Any,
 ) -> None:
     images = pictures(16, models[task])
     options, path = ExportOptions(precision="int8", calibration=tuple(images)), tmp_path / "model.tflite"
     found, expected = exported(ExportGraph(models[task]), options, path, images, describe)
-    assert 7 < noise_ratio(found, expected) < 40
+    wanted = int8_noise_ratio(models[task], images)
+    assert (
+        wanted - 3 < noise_ratio(found, expected) < wanted + 12
+    )  # dB; biases are corrected, but maps are rounded, too
     assert capfd.readouterr() == ("", "")
     assert path.stat().st_size < 2.5 * sum(parameter.numel() for parameter in models[task].parameters())
 

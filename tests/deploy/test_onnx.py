@@ -155,6 +155,15 @@ def snr(found: dict[str, NDArray[np.float32]], graph: ExportGraph, images: NDArr
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+def test_denormal_numbers_stay(kind: str, models: Any, pictures: Any, describe: Any, tmp_path: Path) -> None:
+    """A session may make its thread take them for zero, for good: box arithmetic beside it would lose the smallest."""
+    graph = graph_of(models, "classification")
+    opened, _ = open_exported(kind, graph, ExportOptions(), tmp_path, describe)
+    opened.run(pictures(1, models["classification"]))
+    assert np.float32(1e-40) * np.float32(1) > 0
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_fp16(kind: str, models: Any, pictures: Any, describe: Any, tmp_path: Path) -> None:
     graph, images = graph_of(models, "classification"), pictures(3, models["classification"])
     opened, written = open_exported(kind, graph, ExportOptions("fp16"), tmp_path, describe)
@@ -169,15 +178,18 @@ TASKS = ("classification", "detection", "segmentation")
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("task", TASKS)
-def test_int8(task: str, kind: str, models: Any, pictures: Any, describe: Any, tmp_path: Path) -> None:
+def test_int8(
+    task: str, kind: str, models: Any, pictures: Any, describe: Any, int8_noise_ratio: Any, tmp_path: Path
+) -> None:
     graph, images = graph_of(models, task), pictures(16, models[task])
     options = ExportOptions("int8", calibration=tuple(images))
     opened, written = open_exported(kind, graph, options, tmp_path, describe)
     assert written.quantisation["images"] == 16
-    assert snr(opened.run(images), graph, images) > 8
+    wanted = int8_noise_ratio(models[task], images)
+    assert wanted - 3 < snr(opened.run(images), graph, images) < wanted + 12  # dB
 
 
-def test_layers_kept_in_float(models: Any, pictures: Any, describe: Any, tmp_path: Path) -> None:
+def test_layers_kept_in_float(models: Any, pictures: Any, describe: Any, int8_noise_ratio: Any, tmp_path: Path) -> None:
     graph, images = graph_of(models, "classification"), pictures(16, models["classification"])
     kept = frozenset({"model.backbone.block0", "model.backbone.block3.project.conv", "model.heads"})
     options = ExportOptions("int8", calibration=tuple(images), keep_float=kept)
@@ -190,7 +202,8 @@ def test_layers_kept_in_float(models: Any, pictures: Any, describe: Any, tmp_pat
         "model.backbone.block3.project.conv.weight",
         "model.heads.classification.classifier.weight",
     }
-    assert snr(opened.run(images), graph, images) > 8  # onnxruntime's optimiser would quantise them after all
+    wanted = int8_noise_ratio(models["classification"], images)
+    assert snr(opened.run(images), graph, images) > wanted - 1  # onnxruntime's optimiser would quantise them after all
 
 
 def test_unusable_options(models: Any, pictures: Any, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import mnv2vision as mv
 from mnv2vision.common.cache import home
-from mnv2vision.errors import ConfigError
+from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.inference import cached
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.predictions.classification import Classification
@@ -36,6 +36,8 @@ def test_what_cannot_be(model: VisionModel, tmp_path: Path) -> None:
         mv.Predictor(path, runtime="onnxruntime", device="cuda")
     with pytest.raises(ConfigError, match="runtime=auto: unknown; valid: torch, onnxruntime, openvino"):
         mv.evaluate(path, run_dir=tmp_path / "run", runtime="auto")
+    with pytest.raises(WeightsError, match=r"nothing\.safetensors: no such model file$"):
+        mv.Predictor(tmp_path / "nothing.safetensors", runtime="onnxruntime")
     assert mv.Predictor(path).model.task == "classification"  # by torch: nothing is in the cache
 
 

@@ -325,7 +325,7 @@ def test_photos_beside_one_that_cannot_be_read(place: Path, capsys: pytest.Captu
     assert main(["predict", "checkpoint=model.safetensors", "images=photos", "output=out", "batch_size=2"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: photos/b/1.jpg: ")
-    assert error.endswith("; the other 4 have their results in out")
+    assert error.endswith("; the results of the other 4 are in out")
     assert [record["image"] for record in json.loads(Path("out/predictions.json").read_text())] == [
         *("photos/a/1.jpg", "photos/a/2.png", "photos/b/1.png", "photos/b/deep/1.jpg"),
     ]

@@ -8,10 +8,12 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torchvision.ops import batched_nms
 
 import mnv2vision as mv
 from mnv2vision.classification.prediction import ClassificationDecoder
 from mnv2vision.contracts import HeadInUse, Raw, class_names
+from mnv2vision.detection.box_coder import decode
 from mnv2vision.detection.prediction import DetectionDecoder
 from mnv2vision.errors import WeightsError
 from mnv2vision.inference.kinds import PREDICTIONS
@@ -107,6 +109,34 @@ def test_objects(
     for ours, theirs in zip(decoder(outputs, SIZES), wanted, strict=True):
         same_objects(ours, theirs)
     assert decoder.remarks() == torch_decoder.remarks()
+
+
+@pytest.mark.parametrize("step", [0.25, 2.0, 100.0])  # in which int8 gives logits; the last makes all of them equal
+@pytest.mark.parametrize("limit", [5, 500])
+def test_equal_scores_keep_their_order(step: float, limit: int) -> None:
+    """As a stable sort of all and torchvision's suppression find them, by numpy and by torch, however many images."""
+    model, generator = detector("sigmoid"), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        raw: Any = model(images_of(model))
+    raw.box_codes.copy_(torch.randn(raw.box_codes.shape, generator=generator))
+    raw.class_logits.copy_((torch.randn(raw.class_logits.shape, generator=generator) / step).round() * step)
+    wanted = []
+    for codes, logits, (height, width) in zip(raw.box_codes, raw.class_logits, SIZES, strict=True):
+        scores, order = logits[:, 1:].flatten().sort(descending=True, stable=True)
+        label = order % (logits.shape[1] - 1)
+        boxes = decode(codes, raw.anchors)[order // (logits.shape[1] - 1)].clamp(0, 1)
+        kept = batched_nms(boxes, -torch.arange(len(order)).float(), label, model.head.nms_iou)  # type: ignore[union-attr]
+        kept = kept[((boxes[kept, 2:] > boxes[kept, :2]).all(1))][:limit]
+        photo = torch.tensor([width, height, width, height])
+        wanted.append(((boxes[kept] * photo).numpy(), scores[kept].sigmoid().numpy(), label[kept].numpy()))
+    options: Any = {"score_threshold": 0.0, "max_detections": limit}
+    decoder, outputs = arrays(model, raw, **options)
+    by_torch = DetectionDecoder(in_use(model), **options)(lambda _: raw, images_of(model), SIZES)
+    for found in (decoder(outputs, SIZES), by_torch):
+        for ours, (boxes, scores, labels) in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(ours.labels, labels)
+            np.testing.assert_allclose(ours.scores, scores, atol=1e-6)
+            np.testing.assert_allclose(ours.boxes, boxes, atol=0.01)
 
 
 def test_finished_objects() -> None:
