@@ -143,6 +143,7 @@ class Exporter:
             if timed and proof.heads:
                 proof = replace(proof, timing=time_model(partial))
             finish(partial, bundle, proof)
+            proof = replace(proof, size=size_of(partial / bundle.file))  # some hold their description now
         return Exported(folder, proof)
 
     def _write(self, target: Target, folder: Path, keep_float: frozenset[str] = frozenset()) -> Bundle:

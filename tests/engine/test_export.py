@@ -87,6 +87,7 @@ def test_the_description_is_in_the_file_too(model: VisionModel, tmp_path: Path) 
     embedded = {item.key: item.value for item in onnx.load(exported.folder / "model.onnx").metadata_props}
     described = json.loads((exported.folder / "model.json").read_text(encoding="utf-8"))
     assert json.loads(embedded["mnv2vision"]) == {**described, "sha256": ""}
+    assert exported.proof.size == (exported.folder / "model.onnx").stat().st_size
     page = (exported.folder / "report.md").read_text(encoding="utf-8")
     assert "32 built-in pictures" in page
     assert "Accuracy was not measured: no data set was given." in page
