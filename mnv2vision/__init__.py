@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mnv2vision.inference.predictor import Predictor
     from mnv2vision.models.complexity import Complexity, complexity
     from mnv2vision.models.create import create_model
+    from mnv2vision.models.join import join
     from mnv2vision.preprocessing import Preprocessing
     from mnv2vision.weights.entries import list_weights
     from mnv2vision.weights.file import save
@@ -42,6 +43,7 @@ __all__ = [
     "evaluate",
     "export",
     "fold_batch_norm",
+    "join",
     "list_weights",
     "load",
     "push_to_hub",
@@ -66,6 +68,7 @@ _HOMES = {
     "mnv2vision.engine.export": ("Exported",),
     "mnv2vision.models.complexity": ("Complexity", "complexity"),
     "mnv2vision.models.create": ("create_model",),
+    "mnv2vision.models.join": ("join",),
     "mnv2vision.inference.predictor": ("Predictor",),
     "mnv2vision.preprocessing": ("Preprocessing",),
     "mnv2vision.weights.entries": ("list_weights",),

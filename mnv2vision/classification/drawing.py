@@ -8,13 +8,14 @@ from mnv2vision.predictions.base import Described, Prediction
 from mnv2vision.predictions.classification import Classification
 
 
-def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int) -> Described:
-    """The best classes below the photo; see `TaskKind.describe`."""
+def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int, scale: float) -> Described:
+    """The best classes below the photo; see `inference.kinds.Describe`."""
     assert isinstance(prediction, Classification)
     legible = dict(zip(prediction.names, draw.legible(prediction.names), strict=True))
     best = prediction.top(top)
     return Described(
-        picture=draw.caption(photo, [f"{score:6.1%}  {legible[name]}" for name, score in best]),
+        picture=photo,
+        lines=tuple(f"{score:6.1%}  {legible[name]}" for name, score in best),
         columns=("rank", "name", "score"),
         rows=[[rank, name, f"{score:.6f}"] for rank, (name, score) in enumerate(best, 1)],
         key="classes",

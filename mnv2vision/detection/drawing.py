@@ -2,15 +2,14 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mnv2vision.common import draw
 from mnv2vision.predictions.base import Described, Prediction
 from mnv2vision.predictions.detection import Detection
 
 
-def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int) -> Described:
-    """Boxes on the photo; see `TaskKind.describe`."""
+def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int, scale: float) -> Described:
+    """Boxes on the photo; see `inference.kinds.Describe`."""
     assert isinstance(prediction, Detection)
     legible = dict(zip(prediction.names, draw.legible(prediction.names), strict=True))
     names = [prediction.names[label] for label in prediction.labels]
@@ -18,7 +17,8 @@ def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int) -> Desc
     texts = [f"{legible[name]} {score:.0%}" for name, score in zip(names, scores, strict=True)]
     found = list(zip(names, scores, boxes, strict=True))
     return Described(
-        picture=Image.fromarray(draw.draw_boxes(photo, prediction.boxes, prediction.labels, texts)),
+        picture=draw.draw_boxes(photo, prediction.boxes * scale, prediction.labels, texts),
+        lines=(),
         columns=("name", "score", "x1", "y1", "x2", "y2"),
         rows=[[name, f"{score:.6f}", *(f"{x:.1f}" for x in box)] for name, score, box in found],
         key="objects",

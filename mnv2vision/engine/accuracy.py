@@ -19,7 +19,6 @@ from mnv2vision.inference.runtimes.base import Runtime
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.predictions.base import Exported, Prediction
-from mnv2vision.tasks.base import heads_in_use
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class HeadCheck:
             seed: Of the bootstrap's draws.
         """
         self.name, self._photos, self._seed = name, photos, seed
-        self._head: HeadInUse = dict(heads_in_use(model))[name]
+        self._head: HeadInUse = dict(model.heads_in_use())[name]
         self._kind = TASKS[self._head.config.task]
         self._preprocessing = model.preprocessing
         self._ours = [self._own(model, batch) for batch in photos.batches]

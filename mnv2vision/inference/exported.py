@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from mnv2vision.errors import ConfigError, WeightsError, keyword_names
 from mnv2vision.inference.bundle import Bundle
-from mnv2vision.inference.engine import Prediction
+from mnv2vision.inference.engine import OfHead, PredictingHead, Prediction, by_photo, check_options
 from mnv2vision.inference.kinds import PREDICTIONS
 from mnv2vision.inference.runtimes.base import FORMATS, Runtime
-from mnv2vision.predictions.base import Exported
+from mnv2vision.predictions.base import ArrayDecoder, Exported
 from mnv2vision.preprocessing import Preprocessing
 
 
@@ -57,31 +57,30 @@ class ExportedEngine:
             options: Of the task's decoder, of which those of other tasks are left out.
 
         Raises:
-            ConfigError: For a model with several heads, options that it cannot have, or a missing runtime.
+            ConfigError: For options that it cannot have, or a missing runtime.
             WeightsError: For a folder that is damaged.
         """
         self.bundle = bundle = Bundle.read(folder)
-        if len(bundle.heads) > 1:
-            raise ConfigError(f"{folder}: has the heads {', '.join(bundle.heads)}; one is predicted with at a time")
-        (head,) = bundle.heads.values()
-        if head.task not in PREDICTIONS:
-            raise WeightsError(f"{folder}: task {head.task!r} is unknown; valid: {', '.join(PREDICTIONS)}")
-        if options["max_detections"] is not None and head.task != "detection":
-            raise ConfigError(f"max_detections is for detection, not for a model of {head.task}")
+        for head in bundle.heads.values():
+            if head.task not in PREDICTIONS:
+                raise WeightsError(f"{folder}: task {head.task!r} is unknown; valid: {', '.join(PREDICTIONS)}")
+        check_options(options, (head.task for head in bundle.heads.values()))
         try:
             self.preprocessing = Preprocessing.from_dict(bundle.preprocessing)
         except ConfigError as error:
             raise WeightsError(f"{folder}: the preprocessing in its model.json is damaged ({error})") from error
-        self.names, self.task = head.names, head.task
-        self._runtime, self._outputs = open_runtime(folder, bundle), head.outputs
-        kind = PREDICTIONS[head.task].arrays
-        chosen = {key: value for key, value in options.items() if key in keyword_names(kind)}
-        try:
-            self._decoder = kind(Exported(head.names, head.parameters, self.preprocessing), **chosen)
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise WeightsError(f"{folder}: the parameters in its model.json are damaged ({error!r})") from error
+        self.heads = {name: PredictingHead(head.task, head.names) for name, head in bundle.heads.items()}
+        self._runtime = open_runtime(folder, bundle)
+        self._decoders: dict[str, ArrayDecoder] = {}
+        for name, head in bundle.heads.items():
+            kind = PREDICTIONS[head.task].arrays
+            chosen = {key: value for key, value in options.items() if key in keyword_names(kind)}
+            try:
+                self._decoders[name] = kind(Exported(head.names, head.parameters, self.preprocessing), **chosen)
+            except (KeyError, TypeError, ValueError) as error:
+                if isinstance(error, ConfigError):
+                    raise
+                raise WeightsError(f"{folder}: the parameters in its model.json are damaged ({error!r})") from error
 
     def predict(self, photos: Iterable[NDArray[np.uint8]]) -> Sequence[Prediction]:
         """See `Engine.predict`."""
@@ -92,11 +91,13 @@ class ExportedEngine:
         if not prepared:
             return []
         tensors = self._runtime.run(np.stack(prepared))
-        outputs = {name: tensors[tensor] for name, tensor in self._outputs.items()}
-        predictions: Any = self._decoder(outputs, sizes)
-        found: Sequence[Prediction] = predictions
-        return found
+        found: dict[str, Sequence[OfHead]] = {}
+        for name, decoder in self._decoders.items():
+            outputs = {output: tensors[tensor] for output, tensor in self.bundle.heads[name].outputs.items()}
+            predictions: Any = decoder(outputs, sizes)
+            found[name] = predictions
+        return by_photo(found)
 
     def remarks(self) -> list[str]:
         """What the predictions so far leave out, in a line each."""
-        return self._decoder.remarks()
+        return [remark for decoder in self._decoders.values() for remark in decoder.remarks()]

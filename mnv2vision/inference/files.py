@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,16 @@ from mnv2vision.common import draw
 from mnv2vision.common.atomic import atomic_path, write_text
 from mnv2vision.data.decoding import IMAGE_EXTENSIONS, decode_image
 from mnv2vision.errors import ConfigError, DataError
-from mnv2vision.inference.kinds import PREDICTIONS
+from mnv2vision.inference.describe import Describer
 from mnv2vision.inference.predictor import Predictor
+from mnv2vision.predictions.base import Described
 
 if TYPE_CHECKING:
     from mnv2vision.segmentation.inference import InferenceOptions
 
 log = logging.getLogger(__name__)
 
+_NONE = np.empty((0, 0, 3), np.uint8)
 _BATCH_BYTES = 2**27  # of decoded photos, beside which there are their pictures
 
 
@@ -94,26 +96,29 @@ def predict_files(
         inference=_inference(inference),
         runtime=runtime,
     )
-    describe = PREDICTIONS[predictor.task].describe()
+    describe = Describer(predictor.heads, top)
+    several_masks = [head.task for head in predictor.heads.values()].count("segmentation") > 1
     folder = Path(output)
     names = _names_below(paths)
     pictures = _pictures(names, folder)
-    records: list[_Record] = []
+    records: dict[Path, dict[str, Described]] = {}
     unreadable: list[DataError] = []
     for photos in _batches(paths, batch_size, unreadable):
         predictions = predictor.predict_batch(list(photos.values()))
         for (path, photo), prediction in zip(photos.items(), predictions, strict=True):
-            described = describe(photo, prediction, top)
+            picture, described = describe(photo, prediction)
             with atomic_path(pictures[path]) as temporary:
-                described.picture.save(temporary, format="JPEG", quality=92)
-            if described.mask is not None:
-                with atomic_path(folder / f"{names[path]}.mask.png") as temporary:
-                    draw.label_image(described.mask).save(temporary, format="PNG")
+                picture.save(temporary, format="JPEG", quality=92)
+            for head, told in described.items():
+                if told.mask is not None:
+                    which = f".{head}" if several_masks else ""
+                    with atomic_path(folder / f"{names[path]}{which}.mask.png") as temporary:
+                        draw.label_image(told.mask).save(temporary, format="PNG")
             # The tables need neither picture nor mask, of which there may be many.
-            records.append(_Record(path, described.columns, described.rows, described.key, described.entries))
+            records[path] = {head: told._replace(picture=_NONE, mask=None) for head, told in described.items()}
     if not records:
         raise unreadable[0]
-    _write_tables(records, folder)
+    write_tables(records, folder)
     log.info("%d image%s -> %s", len(records), "s" * (len(records) != 1), folder)
     for remark in predictor.remarks():
         log.warning(remark)
@@ -159,16 +164,27 @@ def _pictures(names: Mapping[Path, str], folder: Path) -> dict[Path, Path]:
     return pictures
 
 
-def _write_tables(records: "Sequence[_Record]", folder: Path) -> None:
-    data = [{"image": str(record.path), record.key: record.entries} for record in records]
+def write_tables(records: Mapping[Path, Mapping[str, Described]], folder: Path) -> None:
+    """Write `predictions.json` and `predictions.csv`; of several heads `predictions_<head>.csv` each.
+
+    Args:
+        records: What is told of each photo, by head.
+        folder: To write to.
+    """
+    data: list[dict[str, object]] = []
+    for path, told in records.items():
+        by_head: dict[str, dict[str, object]] = {head: {one.key: one.entries} for head, one in told.items()}
+        data.append({"image": str(path), **(by_head if len(told) > 1 else next(iter(by_head.values())))})
     write_text(folder / "predictions.json", json.dumps(data, indent=1) + "\n")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["image", *records[0].columns])
-    for record in records:
-        name = str(record.path).encode("utf-8", "backslashreplace").decode()  # bytes that are no UTF-8, as in the JSON
-        writer.writerows([name, *row] for row in record.rows)
-    write_text(folder / "predictions.csv", table.getvalue())
+    first = next(iter(records.values()))
+    for head, one in first.items():
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["image", *one.columns])
+        for path, told in records.items():
+            name = str(path).encode("utf-8", "backslashreplace").decode()  # bytes that are no UTF-8, as in the JSON
+            writer.writerows([name, *row] for row in told[head].rows)
+        write_text(folder / (f"predictions_{head}.csv" if len(first) > 1 else "predictions.csv"), table.getvalue())
 
 
 def _names_below(paths: Sequence[Path]) -> dict[Path, str]:
@@ -177,13 +193,3 @@ def _names_below(paths: Sequence[Path]) -> dict[Path, str]:
     absolute = {path: os.path.abspath(path) for path in paths}
     common = os.path.commonpath([os.path.dirname(path) for path in absolute.values()])
     return {path: os.path.relpath(absolute[path], common) for path in paths}
-
-
-class _Record(NamedTuple):
-    """What is written of a photo: rows of the table, and entries of the JSON file under a key."""
-
-    path: Path
-    columns: tuple[str, ...]
-    rows: list[list[object]]
-    key: str
-    entries: list[dict[str, object]]

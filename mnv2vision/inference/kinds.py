@@ -12,8 +12,8 @@ from mnv2vision.predictions.classification import ClassificationArrays
 from mnv2vision.predictions.detection import DetectionArrays
 from mnv2vision.predictions.segmentation import SegmentationArrays
 
-Describe = Callable[[NDArray[np.uint8], Prediction, int], Described]
-"""Draws and tabulates a prediction of a photo (H, W, 3), of classes at most so many."""
+Describe = Callable[[NDArray[np.uint8], Prediction, int, float], Described]
+"""Draws and tabulates a prediction, of classes at most so many, on a photo (H, W, 3) that is so many times as large."""
 
 
 @dataclass(frozen=True)

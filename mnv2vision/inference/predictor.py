@@ -14,7 +14,7 @@ from mnv2vision.data.decoding import decode_image, decode_picture
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.inference.bundle import is_bundle
 from mnv2vision.inference.cached import RUNTIMES, check_runtime, export_once, fastest_export
-from mnv2vision.inference.engine import Engine, Prediction
+from mnv2vision.inference.engine import Engine, PredictingHead, Prediction
 
 # torch is imported where a model needs it: exported ones do not.
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ class Predictor:
 
     Attributes:
         preprocessing: The model's.
-        names: Class names by label.
-        task: "classification", "detection" or "segmentation".
+        heads: Task and class names of each head, by its name.
         batch_size: Images at a time.
     """
 
@@ -85,11 +84,23 @@ class Predictor:
 
             loaded = model if isinstance(model, VisionModel) else load(model)
             self._engine = TorchEngine(loaded, device, {**options, "inference": inference})
-        self.preprocessing, self.names, self.task = (
-            self._engine.preprocessing,
-            self._engine.names,
-            self._engine.task,
-        )
+        self.preprocessing, self.heads = self._engine.preprocessing, self._engine.heads
+
+    @property
+    def task(self) -> str:
+        """The task of the only head; ConfigError where there are several."""
+        return self._only.task
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names by label of the only head; ConfigError where there are several."""
+        return self._only.names
+
+    @property
+    def _only(self) -> PredictingHead:
+        if len(self.heads) > 1:
+            raise ConfigError(f"the model has the heads {', '.join(self.heads)}: which is meant?")
+        return next(iter(self.heads.values()))
 
     @property
     def model(self) -> "VisionModel":
@@ -113,7 +124,8 @@ class Predictor:
             images: A path, a PIL image or an (H, W, 3) uint8 RGB array; or a list of them.
 
         Returns:
-            A `Classification`, `Detection` or `Segmentation`, as the model's task is; or a list of them.
+            A `Classification`, `Detection` or `Segmentation`, as the model's task is; of a model with several heads
+            `Answers`, with these by the heads' names; or a list of them.
 
         Raises:
             DataError: Naming the image that cannot be used.

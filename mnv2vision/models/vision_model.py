@@ -1,11 +1,12 @@
 """The model of all tasks: a backbone with named heads."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from torch import Tensor, nn
 
 from mnv2vision.backbones import BACKBONES, Backbone, create_backbone
-from mnv2vision.contracts import Features, Head, HeadConfig, ModelConfig, Raw, Taps
+from mnv2vision.contracts import Features, Head, HeadConfig, HeadInUse, ModelConfig, Raw, Taps
 from mnv2vision.errors import ConfigError
 from mnv2vision.models.tasks import find_task
 from mnv2vision.preprocessing import Preprocessing
@@ -73,6 +74,27 @@ class VisionModel(nn.Module):
             assert isinstance(head, Head)
             head.set_features(self._features(name))
         self.config = self.config.with_backbone_options(output_stride=output_stride)
+
+    def heads_in_use(self) -> Iterator[tuple[str, HeadInUse]]:
+        """The heads by name, each with what belongs to it."""
+        for name, head in self.heads.items():
+            assert isinstance(head, Head)
+            yield name, HeadInUse(head, self.config.heads[name], self.preprocessing)
+
+    def only(self, *names: str) -> "VisionModel":
+        """A copy with some of the heads, without the layers that only the others need.
+
+        Args:
+            names: Of heads; each then answers as it does here.
+
+        Raises:
+            ConfigError: For a head that is not there.
+        """
+        if unknown := [name for name in names if name not in self.heads]:
+            raise ConfigError(f"the model has no head {unknown[0]!r}; valid: {', '.join(self.heads)}")
+        model = VisionModel(replace(self.config, heads={name: self.config.heads[name] for name in names}))
+        model.load_state_dict({key: value for key, value in self.state_dict().items() if key in model.state_dict()})
+        return model.to(next(self.parameters())).train(self.training)
 
     @property
     def preprocessing(self) -> Preprocessing:

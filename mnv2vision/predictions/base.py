@@ -1,11 +1,10 @@
 """What all predictions have in common. Nothing in this room imports torch: exported models are predicted with alone."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mnv2vision.errors import WeightsError
 from mnv2vision.preprocessing import Preprocessing
@@ -20,11 +19,39 @@ class Prediction(Protocol):
         ...
 
 
+P_co = TypeVar("P_co", covariant=True)
+
+
+class Answers(Mapping[str, P_co]):
+    """What several heads predict of one photo, by the heads' names: `answers.detection`, or `answers["detection"]`."""
+
+    def __init__(self, predictions: Mapping[str, P_co]) -> None:
+        self._predictions = dict(predictions)
+
+    def __getitem__(self, head: str) -> P_co:
+        return self._predictions[head]
+
+    def __getattr__(self, head: str) -> P_co:
+        if head.startswith("_") or head not in self._predictions:
+            raise AttributeError(f"there is no head {head!r}; valid: {', '.join(self.__dict__['_predictions'])}")
+        return self._predictions[head]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._predictions)
+
+    def __len__(self) -> int:
+        return len(self._predictions)
+
+    def __repr__(self) -> str:
+        return f"Answers({self._predictions})"
+
+
 class Described(NamedTuple):
     """A prediction for people and for tables.
 
     Attributes:
-        picture: The photo with the prediction drawn.
+        picture: The photo (H, W, 3) with the prediction drawn.
+        lines: To write below it.
         columns: Of the table.
         rows: Of the table.
         key: Of `entries` in the JSON file.
@@ -32,7 +59,8 @@ class Described(NamedTuple):
         mask: A label image to write beside the picture.
     """
 
-    picture: Image.Image
+    picture: NDArray[np.uint8]
+    lines: tuple[str, ...]
     columns: tuple[str, ...]
     rows: list[list[object]]
     key: str

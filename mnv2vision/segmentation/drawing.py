@@ -10,15 +10,15 @@ from mnv2vision.predictions.segmentation import Segmentation
 _LEGEND = 6
 
 
-def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int) -> Described:
-    """The mask over the photo, with a legend; see `TaskKind.describe`."""
+def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int, scale: float) -> Described:
+    """The mask over the photo, with a legend; see `inference.kinds.Describe`."""
     assert isinstance(prediction, Segmentation)
     legible = dict(zip(prediction.names, draw.legible(prediction.names), strict=True))
     shares = prediction.shares()
     colors, background = draw.class_colors(prediction.names), draw.background_label(prediction.names)
-    drawn = draw.overlay(photo, prediction.mask, colors, background=background)
     return Described(
-        picture=draw.caption(drawn, [f"{share:6.1%}  {legible[name]}" for name, share in shares[:_LEGEND]]),
+        picture=draw.overlay(photo, prediction.mask, colors, background=background),
+        lines=tuple(f"{share:6.1%}  {legible[name]}" for name, share in shares[:_LEGEND]),
         columns=("name", "share"),
         rows=[[name, f"{share:.6f}"] for name, share in shares],
         key="classes",

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from mnv2vision.common.distributed import gather
-from mnv2vision.contracts import Evaluator, Head, HeadInUse, HeadSettings, HeadTraining, Options, Raw
+from mnv2vision.contracts import Evaluator, HeadSettings, HeadTraining, Options, Raw
 from mnv2vision.data.batch import Batch, sample_seed
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.errors import ConfigError, DataError
@@ -105,7 +105,7 @@ class Task(pl.LightningModule):
         """
         training = TASKS[model.task].training()
         return Task(
-            model, {name: training.create(head, source, settings) for name, head in heads_in_use(model)}, options
+            model, {name: training.create(head, source, settings) for name, head in model.heads_in_use()}, options
         )
 
     @property
@@ -318,10 +318,3 @@ class Task(pl.LightningModule):
             old["global_batch"],
             rates[0],
         )
-
-
-def heads_in_use(model: VisionModel) -> Iterator[tuple[str, HeadInUse]]:
-    """The heads of a model by name, each with what belongs to it."""
-    for name, head in model.heads.items():
-        assert isinstance(head, Head)
-        yield name, HeadInUse(head, model.config.heads[name], model.preprocessing)

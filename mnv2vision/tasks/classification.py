@@ -2,7 +2,7 @@
 
 from mnv2vision.classification.training import ClassificationTraining
 from mnv2vision.models.vision_model import VisionModel
-from mnv2vision.tasks.base import Task, TrainingOptions, heads_in_use
+from mnv2vision.tasks.base import Task, TrainingOptions
 
 
 class ClassificationTask(Task):
@@ -20,6 +20,6 @@ class ClassificationTask(Task):
         """Set it up; see `ClassificationTraining`."""
         heads = {
             name: ClassificationTraining(head, label_smoothing=label_smoothing, mixup=mixup, cutmix=cutmix)
-            for name, head in heads_in_use(model)
+            for name, head in model.heads_in_use()
         }
         super().__init__(model, heads, options)

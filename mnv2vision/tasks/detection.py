@@ -6,7 +6,7 @@ from mnv2vision.detection.coco_evaluator import CocoEvaluator
 from mnv2vision.detection.training import DetectionTraining
 from mnv2vision.detection.voc_evaluator import VocEvaluator
 from mnv2vision.models.vision_model import VisionModel
-from mnv2vision.tasks.base import Task, TrainingOptions, heads_in_use
+from mnv2vision.tasks.base import Task, TrainingOptions
 
 
 class DetectionTask(Task):
@@ -24,6 +24,6 @@ class DetectionTask(Task):
         """Set it up; see `DetectionTraining`."""
         heads = {
             name: DetectionTraining(head, evaluator, classes=classes, category_ids=category_ids)
-            for name, head in heads_in_use(model)
+            for name, head in model.heads_in_use()
         }
         super().__init__(model, heads, options)

@@ -6,7 +6,7 @@ from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.segmentation.evaluator import SegmentationEvaluator
 from mnv2vision.segmentation.inference import InferenceOptions
 from mnv2vision.segmentation.training import SegmentationTraining
-from mnv2vision.tasks.base import Task, TrainingOptions, heads_in_use
+from mnv2vision.tasks.base import Task, TrainingOptions
 
 
 class SegmentationTask(Task):
@@ -33,6 +33,6 @@ class SegmentationTask(Task):
                 class_weights=class_weights,
                 hardest=hardest,
             )
-            for name, head in heads_in_use(model)
+            for name, head in model.heads_in_use()
         }
         super().__init__(model, heads, options)
