@@ -142,6 +142,12 @@ class Backbone(nn.Module):
             specs[name] = FeatureSpec(layer.out_channels, current)
         self.feature_specs = {tap: specs[tap] for tap in self.taps}
 
+    @property
+    def shallowest_tap(self) -> str:
+        """The tap that all others lie behind."""
+        names = [place for name, _ in self.layers() for place in (f"{name}.expand", name)]
+        return min(self.taps, key=names.index)
+
     def layers(self) -> Iterator[tuple[str, Layer]]:
         """Names and layers, from input to output."""
         for name, layer in self.named_children():

@@ -7,7 +7,7 @@ from mnv2vision.data.sample import NO_LABEL
 
 
 def classification_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross entropy of a batch.
+    """Mean cross entropy of a batch; 0 where no image counts.
 
     Args:
         logits: (N, C).
@@ -17,4 +17,8 @@ def classification_loss(logits: Tensor, targets: Tensor, label_smoothing: float 
     Returns:
         A scalar, in float32 under mixed precision as well.
     """
-    return F.cross_entropy(logits.float(), targets, ignore_index=NO_LABEL, label_smoothing=label_smoothing)
+    losses = F.cross_entropy(
+        logits.float(), targets, ignore_index=NO_LABEL, label_smoothing=label_smoothing, reduction="none"
+    )
+    counted = losses.new_tensor(len(losses)) if targets.is_floating_point() else (targets != NO_LABEL).sum()
+    return losses.sum() / counted.clamp(min=1)

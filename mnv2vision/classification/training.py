@@ -25,8 +25,8 @@ from mnv2vision.contracts import (
 )
 from mnv2vision.data.augment.classification import ClassificationAugmentation
 from mnv2vision.data.batch import Batch, Transform
+from mnv2vision.data.mixture import Labels, Relabelled
 from mnv2vision.data.sample import NO_LABEL, SampleSource
-from mnv2vision.data.sources import Relabelled
 from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import Preprocessing
 
@@ -82,7 +82,7 @@ class ClassificationTraining(HeadTraining):
     def adapt(cls, source: SampleSource, config: HeadConfig) -> SampleSource:
         """With labels that are the model's; an ImageNet model can be judged on some of its classes."""
         labels = find_classes(source.names, config)
-        return source if labels is None else Relabelled(source, labels, config.names)
+        return source if labels is None else Relabelled(source, Labels(label=labels), config.names)
 
     def mix(self, images: Tensor, batch: Batch) -> Tensor:
         """See `HeadTraining.mix`; batches with images whose class is not known are not mixed."""

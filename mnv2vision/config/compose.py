@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mnv2vision.config.kinds import Kind, WrongValueError
+from mnv2vision.config.named import add_named
 from mnv2vision.config.options import build, plain, values
 from mnv2vision.config.parse import Given, parse
 from mnv2vision.config.schema import COMMANDS, GROUPS, SECTIONS, Train, command_of, command_options
@@ -88,12 +89,13 @@ def _load(schema: type[T], given: Sequence[Given], choices: Mapping[str, Sequenc
     chosen = [item for item in given if item.key in choices]
     others = [item for item in given if item.key not in choices]
     choice = _choose(chosen, choices, others)
-    base, known = _compose(command, choice), kinds(command)
+    base = _compose(command, choice)
     resumed = _resumed_config(others) if schema is Train else None
     if resumed is not None:
         if chosen:
             raise ConfigError(f"{chosen[0].line} cannot change a resumed run; start a new one with init_from=")
         base = resumed
+    known = kinds(command) | add_named(base, others)
     for item in others:
         _check(item, base, known)
     # Not by Hydra, which would take task= for its group where a command has a plain key of that name.
@@ -133,12 +135,19 @@ def _choose(
 
 def _fitting_recipe(choice: Mapping[str, str | None], others: Sequence[Given]) -> str | None:
     """The shapes' recipe for the shapes; else the task's for fine-tuning, but not from scratch."""
-    if choice.get("dataset", "shapes") == "shapes":
+    if choice.get("dataset", "shapes") == "shapes" and not _names_data(others):
         return "shapes"
+    if any(item.key == "add_to" and item.value for item in others):
+        return None
     if any(item.key == "init_from" and item.value in ("none", None, "") for item in others):
         return None
     task = choice.get("task", DEFAULTS["task"])
     return "finetune" if task == "classification" else f"finetune_{task}"
+
+
+def _names_data(others: Sequence[Given]) -> bool:
+    """Whether data sets are named, as in data.photos.root=."""
+    return any(item.key.startswith("data.") and item.key.count(".") == 2 for item in others)
 
 
 def _check_recipe(recipe: str, task: str | None) -> None:

@@ -45,7 +45,15 @@ from mnv2vision.config.tasks import TASKS
 class Train:
     """Train a model. Without arguments: classification of the built-in shapes, minutes on two cores."""
 
-    task: Name = option("classification", "classification | detection | segmentation")
+    task: Name = option("classification", "classification | detection | segmentation | joint")
+    heads: Annotated[tuple[str, ...], Many(Text(), least=1)] = option(
+        ("classification", "detection", "segmentation"),
+        "of task=joint: names, a task each, or name:task, such as faces:detection",
+    )
+    add_to: UserText | None = option(
+        None, "a model to add this head to: it stays as it is, and the head alone is trained"
+    )
+    add_as: Name | None = option(None, "the name of the head that is added; null: its task")
     model: Model = section(Model)
     preprocessing: Preprocessing = section(Preprocessing)
     recipe: UserText | None = option("auto", "auto: the shapes' own, or the task's for fine-tuning; null: none")
@@ -78,6 +86,8 @@ class Train:
         ("tensorboard",), "tensorboard | wandb | mlflow; metrics.csv is written in any case"
     )
     trainer: Trainer = section(Trainer)
+    monitor: Mapping[str, object] = passed_on()
+    teachers: Mapping[str, object] = passed_on()
     loss: Mapping[str, object] = passed_on()
     augmentation: Mapping[str, object] = passed_on()
     inference: Mapping[str, object] = passed_on()

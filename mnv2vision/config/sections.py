@@ -36,11 +36,15 @@ class Loader:
 
 @dataclass(frozen=True)
 class Data:
-    """Damaged files."""
+    """Damaged files, and several data sets: data.<name>.dataset=…, with its keys as data.<name>.root=…."""
 
     on_error: Annotated[Literal["raise", "skip"], Word()] = option(
         "raise", "raise: stop at a file that cannot be read; skip: replace it, and list it at the end"
     )
+    alpha: Share = option(
+        0.5, "of several data sets: the share of a batch grows with the number of images to this power; 0: all alike"
+    )
+    more: Mapping[str, object] = passed_on()  # the data sets
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class _ClassificationAugmentation:
 class Classification:
     """Cross entropy; top-1 and top-5."""
 
-    task: Name = option("classification", "classification | detection | segmentation")
+    task: Name = option("classification", "classification | detection | segmentation | joint")
     model: _ClassificationModel = section(_ClassificationModel)
     loss: _ClassificationLoss = section(_ClassificationLoss)
     augmentation: _ClassificationAugmentation = section(_ClassificationAugmentation)
@@ -88,7 +88,7 @@ class _DetectionAugmentation:
 class Detection:
     """SSDLite: sigmoid and smooth L1 loss with hard negatives; COCO's metrics, or VOC's on VOC."""
 
-    task: Name = option("detection", "classification | detection | segmentation")
+    task: Name = option("detection", "classification | detection | segmentation | joint")
     model: _DetectionModel = section(_DetectionModel)
     loader: _DetectionLoader = section(_DetectionLoader)
     augmentation: _DetectionAugmentation = section(_DetectionAugmentation)
@@ -134,7 +134,7 @@ class _SegmentationAugmentation:
 class Segmentation:
     """Mobile DeepLabv3: cross entropy per pixel; mean IoU at the photos' own sizes."""
 
-    task: Name = option("segmentation", "classification | detection | segmentation")
+    task: Name = option("segmentation", "classification | detection | segmentation | joint")
     model: _SegmentationModel = section(_SegmentationModel)
     loader: _SegmentationLoader = section(_SegmentationLoader)
     loss: _SegmentationLoss = section(_SegmentationLoss)
@@ -142,8 +142,30 @@ class Segmentation:
     inference: Inference = section(Inference)
 
 
+@dataclass(frozen=True)
+class _JointLoader:
+    batch_size: BatchSize = option(24, "images per process, of all data sets together")
+
+
+@dataclass(frozen=True)
+class _JointLoss:
+    balance: Name = option("fixed", "fixed: loss.weights | uncertainty: learned | gradient: gradients of equal norm")
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Several heads on one backbone: each with its own loss and metrics, on one data set or one each."""
+
+    task: Name = option("joint", "classification | detection | segmentation | joint")
+    loader: _JointLoader = section(_JointLoader)
+    loss: _JointLoss = section(_JointLoss)
+    augmentation: _DetectionAugmentation = section(_DetectionAugmentation)
+    inference: Inference = section(Inference)
+
+
 TASKS: dict[str, type] = {
     "classification": Classification,
     "detection": Detection,
     "segmentation": Segmentation,
+    "joint": Joint,
 }

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, Self, TypeVar
 
@@ -175,6 +175,10 @@ class HeadSettings:
     augmentation: Options = field(default_factory=dict)
     inference: Options = field(default_factory=dict)
     protocol: str | None = None
+
+    def with_protocol(self, protocol: str | None) -> "HeadSettings":
+        """The same, for a data set with a protocol of its own."""
+        return replace(self, protocol=protocol)
 
 
 class HeadInUse(NamedTuple):

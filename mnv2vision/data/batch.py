@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from mnv2vision.data.readers import has_room
-from mnv2vision.data.sample import Sample, SampleSource
+from mnv2vision.data.sample import IGNORE_INDEX, NO_LABEL, Sample, SampleSource
 from mnv2vision.data.targets import BoxTargets, check_mask, stack_boxes, stack_labels, stack_masks
 from mnv2vision.errors import ConfigError, DataError
 
@@ -24,6 +24,8 @@ class BatchKey(NamedTuple):
 
     epoch: int
     indices: list[int]
+    passes: list[int] | None = None
+    """How often each sample's data set was gone through before; the epoch by default."""
 
 
 @dataclass
@@ -37,6 +39,9 @@ class Batch:
         boxes: The objects; training only.
         masks: (N, H, W) uint8, 255 = ignore, everywhere if absent; training only.
         has_mask: (N,) bool, which samples have a mask; given with `masks`.
+        parts: (N,) int64, of which data set of a mixture each sample is.
+        unknown: (N, C) bool, classes of a head that a sample's data set does not annotate; None if it does all. Of a
+            batch as a head sees it, see `of_head`.
         lacking: Those of "label", "boxes" and "mask" that at least one sample lacks.
         truth: N samples without images, with targets at the photos' original sizes; evaluation only.
         skipped: Messages about unreadable files that were replaced (data.on_error=skip).
@@ -50,6 +55,8 @@ class Batch:
     boxes: BoxTargets | None = None
     masks: Tensor | None = None
     has_mask: Tensor | None = None
+    parts: Tensor | None = None
+    unknown: Tensor | None = None
     lacking: frozenset[str] = frozenset()
     truth: list[Sample] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -88,6 +95,36 @@ class Batch:
         self.__dict__.update(self._map(lambda tensor: tensor.to(device, non_blocking=True)))
         return self
 
+    def of_head(self, serving: Tensor, unknown: Tensor | None = None) -> "Batch":
+        """The batch as a head sees it: samples of data sets that do not serve it lack its target.
+
+        Args:
+            serving: (P,) bool, whether each data set serves the head.
+            unknown: (P, C) bool, the head's classes that each data set does not annotate.
+        """
+        assert self.parts is not None
+        mine = serving[self.parts]
+        seen = replace(self, lacking=frozenset(("label", "boxes", "mask")))
+        if self.labels is not None:
+            seen.labels = self.labels.where(mine, NO_LABEL)
+        if self.boxes is not None:
+            seen.boxes = self.boxes._replace(present=self.boxes.present & mine)
+        if self.masks is not None and self.has_mask is not None:
+            seen.masks = self.masks.where(mine[:, None, None], IGNORE_INDEX)
+            seen.has_mask = self.has_mask & mine
+        seen.unknown = None if unknown is None else unknown[self.parts]
+        return seen
+
+    def labelled(self, target: str) -> Tensor:
+        """How many samples have a target: "label", "boxes" or "mask"."""
+        if target == "label":
+            there = None if self.labels is None else self.labels != NO_LABEL
+        elif target == "boxes":
+            there = None if self.boxes is None else self.boxes.present
+        else:
+            there = self.has_mask
+        return self.images.new_zeros((), dtype=torch.float32) if there is None else there.sum().float()
+
     def pin_memory(self) -> "Batch":
         """Called by the data loader's pinning thread."""
         self.__dict__.update(self._map(Tensor.pin_memory))
@@ -95,7 +132,7 @@ class Batch:
 
     def _map(self, function: Callable[[Any], Any]) -> dict[str, Any]:
         """A function's result for each tensor, by attribute."""
-        values = {name: getattr(self, name) for name in ("images", "labels", "masks", "has_mask")}
+        values = {name: getattr(self, name) for name in ("images", "labels", "masks", "has_mask", "parts")}
         made = {name: function(value) for name, value in values.items() if value is not None}
         return made if self.boxes is None else made | {"boxes": BoxTargets(*map(function, self.boxes))}
 
@@ -169,6 +206,15 @@ class BatchSampler(Sampler[BatchKey]):
         self.first_batch = 0 if done else batch
 
 
+@runtime_checkable
+class _Parted(Protocol):
+    """A mixture of data sets, whose samples are replaced by others of the same one."""
+
+    def part(self, index: int) -> int: ...
+
+    def indices(self, part: int) -> range: ...
+
+
 class BatchDataset(Dataset[Batch]):
     """Makes whole batches from a data set's samples; runs in the workers."""
 
@@ -204,7 +250,8 @@ class BatchDataset(Dataset[Batch]):
     def __getitem__(self, key: BatchKey) -> Batch:
         skipped: list[str] = []
         try:
-            samples = [self._sample(key.epoch, index, skipped) for index in key.indices]
+            passes = key.passes or [key.epoch] * len(key.indices)
+            samples = [self._sample(*place, skipped) for place in zip(passes, key.indices, strict=True)]
             batch = collate(samples, skipped, evaluation=self.evaluation)
             return batch if get_worker_info() is None else batch.share()
         except DataError as error:
@@ -212,16 +259,18 @@ class BatchDataset(Dataset[Batch]):
 
     def _sample(self, epoch: int, index: int, skipped: list[str]) -> Sample:
         # A sample that replaces an unreadable one keeps batches full; evaluators drop duplicates by image id.
-        for step in range(len(self.source)):
+        others = self.source.indices(self.source.part(index)) if isinstance(self.source, _Parted) else None
+        others = others or range(len(self.source))
+        for step in range(len(others)):
             try:
-                sample = self.source[(index + step) % len(self.source)]
+                sample = self.source[others[(index - others.start + step) % len(others)]]
             except DataError as error:
                 if self.on_error == "raise":
                     raise
                 skipped.append(str(error))
             else:
                 return self.transform(sample, sample_seed(self.seed, epoch, index))
-        raise DataError(f"none of the {len(self.source)} files of the data set can be read; the last: {skipped[-1]}")
+        raise DataError(f"none of the {len(others)} files of the data set can be read; the last: {skipped[-1]}")
 
 
 _NO_IMAGE = np.empty((0, 0, 3), np.uint8)
@@ -240,6 +289,7 @@ def collate(samples: Sequence[Sample], skipped: list[str], *, evaluation: bool =
     """
     images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
     batch = Batch(images, [sample.image_id for sample in samples], stack_labels(samples), skipped=skipped)
+    batch.parts = torch.tensor([sample.part for sample in samples])
     batch.lacking = frozenset(
         name for name in ("label", "boxes", "mask") if any(getattr(sample, name) is None for sample in samples)
     )

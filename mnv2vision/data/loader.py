@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from mnv2vision.common.distributed import gather
 from mnv2vision.common.processes import in_srun
 from mnv2vision.data.batch import Batch, BatchDataset, BatchSampler, OnError, Transform
+from mnv2vision.data.mixture import batch_sampler
 from mnv2vision.data.readers import start_reader
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.errors import ConfigError, DataError
@@ -64,7 +65,7 @@ class DataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented, full batches."""
         assert self._train is not None
-        self._sampler = self._batch_sampler(len(self._train), training=True)
+        self._sampler = self._batch_sampler(self._train.source, training=True)
         if self._resume is not None:
             self._sampler.go_on_at(*self._resume)
         return self._loader(self._train, self._sampler)
@@ -72,16 +73,16 @@ class DataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every sample once, in order, over all processes."""
         assert self._val is not None
-        return self._loader(self._val, self._batch_sampler(len(self._val), training=False))
+        return self._loader(self._val, self._batch_sampler(self._val.source, training=False))
 
-    def _batch_sampler(self, length: int, training: bool) -> BatchSampler:
+    def _batch_sampler(self, source: SampleSource, training: bool) -> BatchSampler:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if not training:
             # Lightning skips a process without batches, and the others would wait for it; so it repeats an image, which
             # evaluators count once.
-            rank = min(rank, length - 1)
-        return BatchSampler(
-            length, self.batch_size, training=training, seed=self.seed, rank=rank, world_size=world_size
+            rank = min(rank, len(source) - 1)
+        return batch_sampler(
+            source, self.batch_size, training=training, seed=self.seed, rank=rank, world_size=world_size
         )
 
     def _loader(self, dataset: BatchDataset, sampler: BatchSampler) -> DataLoader[Batch]:

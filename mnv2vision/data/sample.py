@@ -99,6 +99,7 @@ class Sample:
         boxes: The objects.
         mask: (H, W) uint8, a class per pixel, 255 = ignore.
         size: Original (H, W); of `image` by default, and kept when it is resized.
+        part: Which of the data sets of a mixture it is of.
     """
 
     image: NDArray[np.uint8]
@@ -108,6 +109,7 @@ class Sample:
     boxes: Boxes | None = None
     mask: NDArray[np.uint8] | None = None
     size: tuple[int, int] = (0, 0)
+    part: int = 0
 
     def __post_init__(self) -> None:
         if self.size == (0, 0):

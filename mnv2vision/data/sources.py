@@ -1,14 +1,13 @@
 """Data sets by their names in configurations."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 from mnv2vision.data.formats.coco import Coco
 from mnv2vision.data.formats.imagenet import ImageNet
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.formats.voc import Voc
-from mnv2vision.data.sample import Sample, SampleSource
+from mnv2vision.data.sample import SampleSource
 from mnv2vision.errors import ConfigError, DataError
 
 Part = Literal["train", "val"]
@@ -54,6 +53,11 @@ _DATASETS: dict[str, tuple[_Create, tuple[str, ...]]] = {
 }
 
 
+def offered(dataset: str) -> tuple[str, ...]:
+    """The targets that a data set can have: "label", "boxes", "mask"."""
+    return _DATASETS[dataset][1]
+
+
 def create_source(config: Mapping[str, object], part: Part, *targets: str) -> SampleSource:
     """A data set's training or validation part.
 
@@ -76,20 +80,3 @@ def create_source(config: Mapping[str, object], part: Part, *targets: str) -> Sa
     if not len(source):
         raise DataError(f"{config['root']}: the split {config[f'{part}_split']!r} has no images")
     return source
-
-
-class Relabelled:
-    """A data set whose labels are mapped to a model's classes."""
-
-    def __init__(self, source: SampleSource, labels: Sequence[int], names: tuple[str, ...]) -> None:
-        self.source = source
-        self.labels = labels
-        self.names = names
-        self.targets = source.targets
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.source[index]
-        return sample if sample.label is None else replace(sample, label=self.labels[sample.label])

@@ -24,7 +24,9 @@ class DetectionLoss(NamedTuple):
     boxes: Tensor
 
 
-def detection_loss(raw: RawDetections, targets: BoxTargets, scores: Scores = "sigmoid") -> DetectionLoss:
+def detection_loss(
+    raw: RawDetections, targets: BoxTargets, scores: Scores = "sigmoid", unknown: Tensor | None = None
+) -> DetectionLoss:
     """Loss of a batch, divided by the number of its positive anchors.
 
     Of the negatives, each image's hardest three per positive count, three at least. TensorFlow's miner drops negatives
@@ -38,6 +40,8 @@ def detection_loss(raw: RawDetections, targets: BoxTargets, scores: Scores = "si
         targets: The objects; images may have none. Those without this target do not count.
         scores: "sigmoid" is TensorFlow's: a cross entropy per class, the background among them; "softmax" is the SSD
             paper's: one over all classes.
+        unknown: (N, C) bool, classes that an image's annotations leave out: where nothing is annotated there may be
+            objects of these, so that there they are neither absent nor is the background sure.
     """
     raw.check()
     box_codes, class_logits, anchors = raw.box_codes, raw.class_logits, raw.anchors
@@ -51,6 +55,8 @@ def detection_loss(raw: RawDetections, targets: BoxTargets, scores: Scores = "si
     logits = class_logits.float()
     hit = logits.gather(2, classes[..., None]).squeeze(2)
     class_loss = (F.softplus(logits).sum(dim=2) if scores == "sigmoid" else logits.logsumexp(dim=2)) - hit
+    if unknown is not None:
+        class_loss = torch.where(positive, class_loss, _nothing_known(logits, scores, unknown))
 
     with torch.no_grad():
         candidates = class_loss.masked_fill(positive | matches.ignored, -torch.inf)
@@ -67,3 +73,14 @@ def detection_loss(raw: RawDetections, targets: BoxTargets, scores: Scores = "si
     )
     count = positive.sum().clamp(min=1)
     return DetectionLoss(class_loss / count, box_loss / count)
+
+
+def _nothing_known(logits: Tensor, scores: Scores, unknown: Tensor) -> Tensor:
+    """(N, A), the loss of anchors without an object of the known classes: background, or something not annotated."""
+    known = ~unknown[:, None]  # (N, 1, C)
+    if scores == "softmax":  # the probability of the background and of all that is not annotated
+        may_be = logits.masked_fill(torch.cat([torch.zeros_like(known[..., :1]), known], dim=2), -torch.inf)
+        return logits.logsumexp(dim=2) - may_be.logsumexp(dim=2)
+    all_known = known.all(dim=2)
+    background = F.softplus(-logits[..., 0]) * all_known
+    return background + (F.softplus(logits[..., 1:]) * known).sum(dim=2)

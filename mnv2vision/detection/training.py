@@ -90,7 +90,7 @@ class DetectionTraining(HeadTraining):
         assert isinstance(raw, RawDetections)
         if batch.boxes is None:
             return {"loss": no_loss(raw.box_codes, raw.class_logits)}
-        parts = detection_loss(raw, batch.boxes, self.head.scores)
+        parts = detection_loss(raw, batch.boxes, self.head.scores, batch.unknown)
         return {"class_loss": parts.classes, "box_loss": parts.boxes}
 
     def start(self) -> None:

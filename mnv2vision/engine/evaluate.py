@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,21 +14,21 @@ from omegaconf import OmegaConf
 
 from mnv2vision.common.atomic import write_text
 from mnv2vision.config.compose import OWN
+from mnv2vision.config.named import JOINT
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import Eval, Train
-from mnv2vision.contracts import HeadSettings, Options
+from mnv2vision.contracts import HeadSettings
 from mnv2vision.data.augment.classification import EvaluationTransform
 from mnv2vision.data.loader import DataModule
 from mnv2vision.data.sample import SampleSource
-from mnv2vision.data.sources import create_source
 from mnv2vision.detection.head import SSDHead
+from mnv2vision.engine.parts import DataPart, create_parts, task_parts, validation_source
 from mnv2vision.engine.run_folder import choose_folder, claimed
 from mnv2vision.engine.trainer import check_limits, create_trainer, quieten_lightning
 from mnv2vision.errors import ConfigError
 from mnv2vision.inference.bundle import is_bundle
 from mnv2vision.inference.cached import CHOICES, check_runtime, export_once
 from mnv2vision.inference.exported_model import ExportedModel
-from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.predictions.detection import check_max_detections
 from mnv2vision.preprocessing import as_pair
@@ -61,8 +62,9 @@ def evaluate(config: Eval, model: VisionModel | None = None, source: SampleSourc
         raise ConfigError(
             f"runtime={config.runtime} runs model files and published names; save the model, or export it"
         )
-    if config.task not in (None, model.task):
-        raise ConfigError(f"task={config.task}, but {config.checkpoint} is a model for {model.task}")
+    tasks = [head.task for head in model.config.heads.values()]
+    if config.task not in (None, JOINT if len(tasks) > 1 else tasks[0]):
+        raise ConfigError(f"task={config.task}, but {config.checkpoint} is a model for {', '.join(tasks)}")
     run_dir = choose_folder(config, "eval")
     with claimed(run_dir):
         return _evaluate_model(config, model, run_dir, source)
@@ -107,19 +109,19 @@ def _evaluate_model(config: Eval, model: VisionModel, run_dir: Path, source: Sam
     if config.model.image_size is not None:
         model.preprocessing = replace(model.preprocessing, image_size=as_pair(config.model.image_size))
     if config.model.output_stride is not None:
-        if model.task != "segmentation":
-            raise ConfigError(f"model.output_stride is for segmentation, not for a model of {model.task}")
+        if "segmentation" not in (own := [head.task for head in model.config.heads.values()]):
+            raise ConfigError(f"model.output_stride is for segmentation, not for a model of {', '.join(own)}")
         model.set_output_stride(config.model.output_stride)
     if config.model.max_detections is not None:
-        if not isinstance(model.head, SSDHead):
+        detectors = [head for head in model.heads.values() if isinstance(head, SSDHead)]
+        if not detectors:
             raise ConfigError(f"model.max_detections is for detection, not for a model of {model.task}")
-        model.head.max_detections = check_max_detections(config.model.max_detections)
-    kind = TASKS[model.task]
-    source = source or create_source(config.dataset, "val", kind.target)
-    try:
-        source = kind.training().adapt(source, model.config.head)
-    except ConfigError as error:
-        raise ConfigError(f"dataset={config.dataset['name']}: {error}") from error
+        for head in detectors:
+            head.max_detections = check_max_detections(config.model.max_detections)
+    tasks = {name: head.task for name, head in model.config.heads.items()}
+    parts = create_parts(config, tasks, None if source is None else (None, source))
+    tell_of_unmeasured(parts, tasks)
+    source = validation_source(parts, model.config)
     data = DataModule(
         None,
         (source, EvaluationTransform(model.preprocessing)),
@@ -131,8 +133,11 @@ def _evaluate_model(config: Eval, model: VisionModel, run_dir: Path, source: Sam
     trainer = create_trainer(config.trainer, run_dir)
     check_limits(trainer, config.loader.batch_size, {"val": len(source)})
     write_config(config, run_dir)
-    settings = HeadSettings(inference=values(config.inference), protocol=protocol(config.dataset))
-    metrics = finish(trainer, Task.create(model, source, None, settings), data, run_dir)
+    inference = values(config.inference)
+    settings = {
+        name: HeadSettings(inference=inference if task == "segmentation" else {}) for name, task in tasks.items()
+    }
+    metrics = finish(trainer, Task(model, task_parts(parts, model, settings)), data, run_dir)
     data.log_skipped()
     return metrics
 
@@ -150,10 +155,10 @@ def finish(trainer: pl.Trainer, task: Task, data: DataModule, run_dir: Path) -> 
     return metrics
 
 
-def protocol(dataset: Options) -> str | None:
-    """Whose evaluation of boxes the section `dataset` of a configuration asks for, if any."""
-    wanted = dataset.get("protocol")
-    return None if wanted is None else str(wanted)
+def tell_of_unmeasured(parts: Sequence[DataPart], tasks: Mapping[str, str]) -> None:
+    """Say which heads have no annotations in the data sets."""
+    if missing := [name for name in tasks if not any(name in part.targets for part in parts)]:
+        log.warning("not measured: %s, for which the data have no annotations", ", ".join(missing))
 
 
 @rank_zero_only

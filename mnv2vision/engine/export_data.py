@@ -16,7 +16,7 @@ from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.data.sources import create_source
 from mnv2vision.engine.accuracy import Photos
-from mnv2vision.engine.evaluate import protocol
+from mnv2vision.engine.parts import protocol
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel

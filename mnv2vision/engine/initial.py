@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from mnv2vision.backbones import has_folded_batch_norm, recover_batch_norm
+from mnv2vision.config.named import JOINT
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
 from mnv2vision.contracts import ModelConfig, Options
@@ -58,8 +60,66 @@ def imagenet_weights(backbone: Mapping[str, object]) -> str:
     raise ConfigError(f"init_from=auto: no ImageNet weights of {backbone['name']} with {options} are known; {instead}")
 
 
-def new_model(config: Train, names: tuple[str, ...], resumed: RunCheckpoint | None = None) -> VisionModel:
-    """A model for the data set's classes; what is left open comes from `init_from` or the checkpoint."""
+def new_model(
+    config: Train, tasks: Mapping[str, str], names: Mapping[str, tuple[str, ...]], resumed: RunCheckpoint | None = None
+) -> VisionModel:
+    """A model for the data sets' classes; what is left open comes from `init_from` or the checkpoint.
+
+    Args:
+        config: Of the command.
+        tasks: Of the heads.
+        names: Class names of the heads.
+        resumed: The checkpoint to go on with.
+    """
+    if config.task == JOINT:
+        return _joint_model(config, tasks, names, resumed)
+    return _single_model(config, names[config.task], resumed)
+
+
+def _joint_model(
+    config: Train, tasks: Mapping[str, str], names: Mapping[str, tuple[str, ...]], resumed: RunCheckpoint | None
+) -> VisionModel:
+    options = {key: value for key, value in config.backbone.items() if value is not None}
+    backbone = str(options.pop("name"))
+    preprocessing = {key: value for key, value in values(config.preprocessing).items() if value is not None}
+    if config.model.image_size is not None:
+        preprocessing["image_size"] = config.model.image_size
+    defaults: dict[str, object] = {
+        "image_size": max(TASKS[task].head.image_size for task in tasks.values()),
+        "resize": "letterbox",  # what all heads can do with: nothing cropped, nothing distorted
+    }
+    heads: dict[str, dict[str, object]] = {}
+    for name, task in tasks.items():
+        own: Any = config.model.more[name]
+        heads[name] = {"task": task, "names": names[name]}
+        heads[name] |= {key: value for key, value in own.items() if value is not None}
+    weights = None
+    if config.init_from:
+        if resumed is None:
+            weights = file.read(registry.resolve(config.init_from))
+        held = weights.config if weights is not None else _model_of(resumed, config)
+        _check_backbone(config, backbone, options, held)
+        alike = {name: held.head_like(name, task) for name, task in tasks.items()}
+        inherited = dict(held.backbone_options)
+        if None in alike.values():  # what was chosen for the other heads does not carry over
+            inherited.pop("output_stride", None)
+        else:
+            defaults = {}
+        options = inherited | options
+        for name, theirs in alike.items():
+            if theirs is not None:
+                taps = held.heads[theirs].taps
+                heads[name] = {**held.heads[theirs].options, **({} if taps is None else {"taps": taps}), **heads[name]}
+        preprocessing = held.preprocessing.to_dict() | defaults | preprocessing
+    else:
+        preprocessing = defaults | preprocessing
+    model = VisionModel(configure(heads, backbone, options, preprocessing=preprocessing))
+    if weights is not None:
+        log.info("recipe %s: %s", config.recipe or "none", file.initialize_from(model, weights, str(config.init_from)))
+    return model
+
+
+def _single_model(config: Train, names: tuple[str, ...], resumed: RunCheckpoint | None) -> VisionModel:
     wanted = {**config.backbone, **values(config.model)}
     options = {key: value for key, value in wanted.items() if value is not None}
     backbone = str(options.pop("name"))
@@ -72,16 +132,35 @@ def new_model(config: Train, names: tuple[str, ...], resumed: RunCheckpoint | No
     if not config.init_from:
         return _configured(config.task, backbone, options, names, defaults | preprocessing)
     if resumed is not None:
-        try:
-            was = ModelConfig.from_dict(resumed["model"])
-        except (ConfigError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"resume={config.resume}: its model's description is damaged ({error!r})") from error
+        was = _model_of(resumed, config)
         inherited = _inherited(was, was.head_like(config.task, config.task) or next(iter(was.heads)))
         return _configured(
             was.head.task, was.backbone, inherited | options, names, was.preprocessing.to_dict() | preprocessing
         )
     weights = file.read(registry.resolve(config.init_from))
     held = weights.config
+    _check_backbone(config, backbone, options, held)
+    alike = held.head_like(config.task, config.task)
+    if alike is not None:
+        inherited, defaults = _inherited(held, alike), {}
+    else:  # the backbone's conventions carry over, what was chosen for the other task does not
+        inherited = {key: value for key, value in held.backbone_options.items() if key != "output_stride"}
+    preprocessing = held.preprocessing.to_dict() | defaults | preprocessing
+    model = _configured(config.task, backbone, inherited | options, names, preprocessing)
+    log.info("recipe %s: %s", config.recipe or "none", file.initialize_from(model, weights, config.init_from))
+    return model
+
+
+def _model_of(resumed: RunCheckpoint | None, config: Train) -> ModelConfig:
+    assert resumed is not None
+    try:
+        return ModelConfig.from_dict(resumed["model"])
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"resume={config.resume}: its model's description is damaged ({error!r})") from error
+
+
+def _check_backbone(config: Train, backbone: str, options: Options, held: ModelConfig) -> None:
+    """Raise ConfigError where weights are of another backbone than the one asked for."""
     if held.backbone != backbone:
         raise ConfigError(
             f"backbone={backbone}, but {config.init_from} holds {held.backbone}; say backbone={held.backbone}"
@@ -93,15 +172,6 @@ def new_model(config: Train, names: tuple[str, ...], resumed: RunCheckpoint | No
                 f"backbone.{key}={options[key]}, but {config.init_from} holds {key} {theirs};"
                 f" say backbone.{key}={theirs}"
             )
-    alike = held.head_like(config.task, config.task)
-    if alike is not None:
-        inherited, defaults = _inherited(held, alike), {}
-    else:  # the backbone's conventions carry over, what was chosen for the other task does not
-        inherited = {key: value for key, value in held.backbone_options.items() if key != "output_stride"}
-    preprocessing = held.preprocessing.to_dict() | defaults | preprocessing
-    model = _configured(config.task, backbone, inherited | options, names, preprocessing)
-    log.info("recipe %s: %s", config.recipe or "none", file.initialize_from(model, weights, config.init_from))
-    return model
 
 
 def _inherited(config: ModelConfig, name: str) -> dict[str, object]:

@@ -11,8 +11,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from mnv2vision.config.schema import Train
-from mnv2vision.contracts import Options
-from mnv2vision.data.sample import SampleSource
+from mnv2vision.engine.parts import DataPart
 from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.tasks.base import Task
 from mnv2vision.training.callbacks import History
@@ -62,18 +61,21 @@ def read_checkpoint(path: str) -> RunCheckpoint:
     return checkpoint
 
 
-def identify(dataset: Options, train: SampleSource, val: SampleSource, names: Sequence[str]) -> dict[str, object]:
+def identify(parts: Sequence[DataPart], names: Mapping[str, Sequence[str]]) -> dict[str, object]:
     """What tells a run's data from others, wherever they lie, in plain values.
 
     Args:
-        dataset: The section of the configuration.
-        train: Training samples.
-        val: Validation samples.
-        names: Class names of the target that is trained for.
+        parts: The data sets.
+        names: Class names of each head.
     """
-    options = {f"dataset.{key}": value for key, value in dataset.items() if key not in ("root", "sbd")}
-    counts = {"training images": len(train), "validation images": len(val)}
-    return {**options, **counts, "classes": list(names)}
+    found: dict[str, object] = {}
+    for part in parts:
+        section, of = (f"data.{part.name}", f" of {part.name}") if part.name else ("dataset", "")
+        found |= {f"{section}.{key}": value for key, value in part.dataset.items() if key not in ("root", "sbd")}
+        found |= {f"training images{of}": len(part.train or ()), f"validation images{of}": len(part.val)}
+    if len(names) == 1:
+        return {**found, "classes": list(*names.values())}
+    return found | {f"classes of {head}": list(own) for head, own in names.items()}
 
 
 def is_of_run(path: str, run_dir: Path) -> bool:

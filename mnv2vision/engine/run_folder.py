@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from mnv2vision.common import faults, processes
 from mnv2vision.common.atomic import remove_leftovers
 from mnv2vision.common.interruption import Interrupted
+from mnv2vision.config.named import named_parts
 from mnv2vision.config.schema import Eval, Train
 from mnv2vision.errors import ConfigError, Mnv2visionError, SystemFault
 
@@ -39,13 +40,18 @@ def choose_folder(config: Train | Eval, kind: str) -> Path:
             raise ConfigError(
                 "processes started from outside (torchrun, SLURM) must share a folder: give run_dir=<folder>"
             )
-        stem = Path("runs") / kind / str(config.dataset["name"]) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        stem = Path("runs") / kind / data_name(config) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
         folder, count = stem, 1
         while folder.exists():  # runs started together
             count += 1
             folder = stem.with_name(f"{stem.name}_{count}")
         os.environ["MNV2VISION_RUN_DIR"] = str(folder)
     return Path(os.environ["MNV2VISION_RUN_DIR"])
+
+
+def data_name(config: Train | Eval) -> str:
+    """The name of the data set, or those of several."""
+    return "+".join(named_parts(config.data.more)) or str(config.dataset["name"])
 
 
 @contextmanager

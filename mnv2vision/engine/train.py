@@ -1,8 +1,10 @@
 """Train a model: what the command `train` and `mv.train` call."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -11,16 +13,18 @@ from numpy.typing import NDArray
 
 from mnv2vision.common import draw
 from mnv2vision.config.compose import OWN
+from mnv2vision.config.named import JOINT, head_tasks
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
 from mnv2vision.contracts import HeadSettings
 from mnv2vision.data.augment.classification import EvaluationTransform
-from mnv2vision.data.formats.imagenet import check_same_classes
+from mnv2vision.data.augment.detection import DetectionAugmentation
+from mnv2vision.data.batch import Transform
 from mnv2vision.data.loader import DataModule
-from mnv2vision.data.sample import SampleSource, names_of
-from mnv2vision.data.sources import create_source
-from mnv2vision.engine.evaluate import finish, protocol, write_config
+from mnv2vision.data.sample import SampleSource
+from mnv2vision.engine.evaluate import finish, write_config
 from mnv2vision.engine.initial import AUTO, imagenet_weights, new_model, recover
+from mnv2vision.engine.parts import classes, create_parts, task_parts, training_source, validation_source
 from mnv2vision.engine.resume import check_resume, identify, is_of_run, load_best, read_checkpoint
 from mnv2vision.engine.run_folder import check_unused, choose_folder, claimed, telling_how_to_go_on
 from mnv2vision.engine.trainer import (
@@ -36,6 +40,7 @@ from mnv2vision.engine.trainer import (
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
+from mnv2vision.preprocessing import Preprocessing
 from mnv2vision.tasks.base import Task, TrainingOptions
 from mnv2vision.training.callbacks import History
 from mnv2vision.training.quantization import round_weights
@@ -68,38 +73,37 @@ def train(config: Train, parts: tuple[SampleSource, SampleSource] | None = None)
 
 
 def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource] | None) -> dict[str, float]:
-    kind = TASKS[config.task]
+    tasks = head_tasks(config.task, config.heads)
     resumed = read_checkpoint(config.resume) if config.resume else None
     if not config.debug and not (config.resume and is_of_run(config.resume, run_dir)):
         check_unused(run_dir)
     pl.seed_everything(config.seed, verbose=False)
-    source, val_source = parts or (
-        create_source(config.dataset, "train", kind.target),
-        create_source(config.dataset, "val", kind.target),
-    )
-    names = names_of(source, kind.target)
-    check_same_classes(names, names_of(val_source, kind.target))
-    if (count := config.model.num_classes) not in (None, len(names)):
-        raise ConfigError(f"model.num_classes={count}, but the data set has {len(names)} classes")
+    data_parts = create_parts(config, tasks, parts)
+    names = {name: classes(data_parts, name) for name in tasks}
+    check_num_classes(config, names)
     if config.quantize and not config.init_from:
         raise ConfigError("quantize=true goes on with a trained model: give init_from=<its model.safetensors>")
     if config.init_from == AUTO and resumed is None:
         config = replace(config, init_from=imagenet_weights(config.backbone))
-    model = new_model(config, names, resumed)
+    model = new_model(config, tasks, names, resumed)
     evaluation = EvaluationTransform(model.preprocessing)
+    source, val_source = (
+        training_source(data_parts, model.config, config.data.alpha),
+        validation_source(data_parts, model.config),
+    )
     if config.init_from and resumed is None:
         recover(model, source, evaluation, config.data.on_error)
 
     data = DataModule(
-        (source, kind.training().augmentation(config.augmentation, model.preprocessing)),
+        (source, augmentation(config, tasks, model.preprocessing)),
         (val_source, evaluation),
         seed=config.seed,
         on_error=config.data.on_error,
-        identity=identify(config.dataset, source, val_source, names),
+        identity=identify(data_parts, names),
         batch_size=config.loader.batch_size,
         workers=config.loader.workers,
     )
-    task = Task.create(model, val_source, training_options(config), head_settings(config))
+    task = Task(model, task_parts(data_parts, model, head_settings(config, tasks)), training_options(config))
     task.check_options()
     if config.debug == "batch":
         return _draw_batch(task, data, run_dir)
@@ -154,12 +158,43 @@ def training_options(config: Train) -> TrainingOptions:
         channels_last=config.channels_last,
         compile=config.compile,
         quantize=config.quantize,
+        **(joint_options(config) if config.task == JOINT else {}),
     )
 
 
-def head_settings(config: Train) -> HeadSettings:
-    """What a configuration says of the head's training and evaluation."""
-    return HeadSettings(config.loss, config.augmentation, config.inference, protocol(config.dataset))
+def joint_options(config: Train) -> dict[str, Any]:
+    """What a configuration says of the heads' weights."""
+    return {"weights": config.loss["weights"], "balance": config.loss["balance"], "monitor": config.monitor}
+
+
+def head_settings(config: Train, tasks: Mapping[str, str]) -> dict[str, HeadSettings]:
+    """What a configuration says of each head's training and evaluation."""
+    if config.task != JOINT:
+        return {name: HeadSettings(config.loss, config.augmentation, config.inference) for name in tasks}
+    found = {}
+    for name, task in tasks.items():
+        loss: Any = config.loss[name]
+        found[name] = HeadSettings(loss, {}, config.inference if task == "segmentation" else {})
+    return found
+
+
+def augmentation(config: Train, tasks: Mapping[str, str], preprocessing: Preprocessing) -> Transform:
+    """The training transform: the task's, or the one that moves image, boxes and mask together."""
+    if config.task != JOINT:
+        return TASKS[tasks[config.task]].training().augmentation(config.augmentation, preprocessing)
+    options: dict[str, Any] = dict(config.augmentation)
+    return DetectionAugmentation(preprocessing, **options)
+
+
+def check_num_classes(config: Train, names: Mapping[str, Sequence[str]]) -> None:
+    """Raise ConfigError where model.num_classes is not what the data have."""
+    if (count := config.model.num_classes) is None:
+        return
+    if len(names) > 1:
+        raise ConfigError("model.num_classes is for one head: those of several follow from their data sets")
+    (own,) = names.values()
+    if count != len(own):
+        raise ConfigError(f"model.num_classes={count}, but the data set has {len(own)} classes")
 
 
 @rank_zero_only

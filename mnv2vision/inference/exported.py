@@ -69,7 +69,9 @@ class ExportedEngine:
             self.preprocessing = Preprocessing.from_dict(bundle.preprocessing)
         except ConfigError as error:
             raise WeightsError(f"{folder}: the preprocessing in its model.json is damaged ({error})") from error
-        self.heads = {name: PredictingHead(head.task, head.names) for name, head in bundle.heads.items()}
+        self.heads: Mapping[str, PredictingHead] = {
+            name: PredictingHead(head.task, head.names) for name, head in bundle.heads.items()
+        }
         self._runtime = open_runtime(folder, bundle)
         self._decoders: dict[str, ArrayDecoder] = {}
         for name, head in bundle.heads.items():

@@ -1,6 +1,6 @@
 """A model ready for inference in torch: batch norm folded, channels last, on a CPU with packed convolutions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class TorchEngine:
         except (RuntimeError, AssertionError) as error:  # as torch tells of devices it was not built for
             raise ConfigError(f"device={device} cannot be used here ({str(error).splitlines()[0]})") from error
         self.preprocessing = model.preprocessing
-        self.heads = {
+        self.heads: Mapping[str, PredictingHead] = {
             name: PredictingHead(head.task, class_names(head)) for name, head in model.config.heads.items()
         }
         self.model: VisionModel = fold_batch_norm(model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

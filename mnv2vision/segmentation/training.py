@@ -85,7 +85,9 @@ class SegmentationTraining(HeadTraining):
         if batch.masks is None:
             return {"loss": no_loss(raw)}
         logits = self.head.to_pixels(raw.float(), batch.masks.shape[-2:])
-        loss = segmentation_loss(logits, batch.masks, class_weights=self.class_weights, hardest=self.hardest)
+        loss = segmentation_loss(
+            logits, batch.masks, class_weights=self.class_weights, hardest=self.hardest, unknown=batch.unknown
+        )
         return {"loss": loss}
 
     def start(self) -> None:

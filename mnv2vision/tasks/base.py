@@ -2,10 +2,10 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,17 +17,21 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from mnv2vision.common.distributed import gather
-from mnv2vision.contracts import Evaluator, HeadSettings, HeadTraining, Options, Raw
+from mnv2vision.contracts import HeadSettings, HeadTraining, Options, Raw
 from mnv2vision.data.batch import Batch, sample_seed
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.errors import ConfigError, DataError
+from mnv2vision.models.shared_pass import shared_pass
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
+from mnv2vision.training.balance import Balance, cosines
 from mnv2vision.training.optim import WARMUP_SHARE, build_optimizer, schedule, warmup_steps
 from mnv2vision.training.quantization import FakeQuantization
 
 log = logging.getLogger(__name__)
 
+COSINES_EVERY = 50
+"""Steps from one comparison of the heads' gradients to the next."""
 LOSSES_AT_ONCE = 50
 """Steps after which a GPU is asked whether its losses are finite."""
 
@@ -47,6 +51,9 @@ class TrainingOptions:
         channels_last: Memory format of weights and activations.
         compile: Whether to compile the training step's forward pass.
         quantize: Whether to train and evaluate with the rounding of an int8 export.
+        weights: Of the heads' losses; 1 where none is given.
+        balance: See `training.balance.Balance`.
+        monitor: Weights of the heads' main metrics in the one that decides which epoch is best; 1 likewise.
     """
 
     optimizer: Options = field(default_factory=dict)
@@ -58,25 +65,55 @@ class TrainingOptions:
     channels_last: bool = True
     compile: bool = False
     quantize: bool = False
+    weights: Mapping[str, float] = field(default_factory=dict)
+    balance: str = "fixed"
+    monitor: Mapping[str, float] = field(default_factory=dict)
+
+
+class Part(NamedTuple):
+    """A data set in training and evaluation.
+
+    Attributes:
+        name: Of the data set, where there are several.
+        heads: That learn from it and are measured on it.
+        unknown: (C,) of a head's classes, which ones the data set does not annotate; heads whose classes it annotates
+            all are left out.
+    """
+
+    name: str
+    heads: Mapping[str, HeadTraining]
+    unknown: Mapping[str, Sequence[bool]] = {}
 
 
 class Task(pl.LightningModule):
     """A model in training or evaluation, with any number of heads."""
 
     def __init__(
-        self, model: VisionModel, heads: Mapping[str, HeadTraining], options: TrainingOptions | None = None
+        self,
+        model: VisionModel,
+        heads: Mapping[str, HeadTraining] | Sequence[Part],
+        options: TrainingOptions | None = None,
     ) -> None:
         """Set up training or evaluation.
 
         Args:
             model: The model.
-            heads: Objective, evaluator and reports of each of its heads.
+            heads: Objective, evaluator and reports of each of its heads; or the data sets of a mixture, each with
+                those of the heads that it serves.
             options: See `TrainingOptions`; only evaluation is possible without.
         """
         super().__init__()
         self.options = options or TrainingOptions()
         self.model = model
-        self.heads = dict(heads)
+        self.parts = [Part("", heads)] if isinstance(heads, Mapping) else list(heads)
+        self.heads = {name: head for part in reversed(self.parts) for name, head in part.heads.items()}
+        self.heads = {name: self.heads[name] for name in model.heads if name in self.heads}
+        self.balance = Balance({name: self.options.weights.get(name, 1.0) for name in self.heads}, self.options.balance)
+        self._views = {name: self._view(name) for name in self.heads} if len(self.parts) > 1 else {}
+        self._shared: list[Tensor] = []
+        if len(self.heads) > 1:
+            tap = model.backbone.shallowest_tap
+            model.backbone.register_forward_hook(lambda _, __, features: self._shared.append(features[tap]))
         self._optimizer: dict[str, Any] = dict(self.options.optimizer)
         self._reference: int | None = self._optimizer.pop("reference_batch", None)
         self._schedule: dict[str, Any] = dict(self.options.schedule)
@@ -109,37 +146,55 @@ class Task(pl.LightningModule):
         )
 
     @property
-    def only(self) -> HeadTraining:
-        """The only head's."""
-        (head,) = self.heads.values()
-        return head
-
-    @property
     def monitor(self) -> str:
         """The metric that decides which epoch is best; the larger the better."""
-        return self.only.monitor
+        return "monitor" if len(self.model.heads) > 1 else next(iter(self.heads.values())).monitor
 
-    @property
-    def evaluator(self) -> Evaluator:
-        """The only head's."""
-        return self.only.evaluator
+    def _measured(self) -> Iterator[tuple[str, str, HeadTraining]]:
+        """What is evaluated: the head's name, what stands before its metrics, and it."""
+        for part in self.parts:
+            for name, head in part.heads.items():
+                places = [name] if len(self.model.heads) > 1 else []
+                places += [part.name] if sum(name in other.heads for other in self.parts) > 1 else []
+                yield name, "".join(f"{place}/" for place in places), head
 
     def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
         """Pictures (H, W, 3) of a training batch with its targets."""
-        return self.only.draw_batch(batch)
+        return [picture for name, head in self.heads.items() for picture in head.draw_batch(self._seen(name, batch))]
 
     def write_report(self, folder: Path) -> None:
-        """Write tables and pictures of the last evaluation."""
-        self.only.write_report(folder)
+        """Write tables and pictures of the last evaluation; of several heads in a folder each."""
+        for _, place, head in self._measured():
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            head.write_report(folder / place)
 
-    def forward(self, images: Tensor) -> Raw:
-        """The only head's raw output; compiled in training, rounded as in int8, where asked for."""
+    def forward(self, images: Tensor) -> Raw | dict[str, Raw]:
+        """The model's raw output; compiled in training, rounded as in int8, where asked for."""
+        self._shared.clear()
         if self.quantization is not None:
-            rounded: Raw = self.quantization(self.model, images)
+            rounded: Raw | dict[str, Raw] = self.quantization(self.model, images)
             return rounded
         network = self._compiled if self.training and self._compiled is not None else self.model
-        raw: Raw = network(images)
+        raw: Raw | dict[str, Raw] = network(images)
         return raw
+
+    def _view(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """Of each data set, whether it serves a head, and which of the head's classes it does not annotate."""
+        serving = torch.tensor([name in part.heads for part in self.parts])
+        count = self.model.config.heads[name].num_classes
+        unknown = torch.tensor([list(part.unknown.get(name, [False] * count)) for part in self.parts])
+        return serving, unknown if bool(unknown.any()) else None
+
+    def _seen(self, name: str, batch: Batch) -> Batch:
+        """A batch as a head sees it."""
+        if not self._views:
+            return batch
+        device = batch.images.device
+        self._views = {
+            head: (serving.to(device), None if unknown is None else unknown.to(device))
+            for head, (serving, unknown) in self._views.items()
+        }
+        return batch.of_head(*self._views[name])
 
     def on_fit_start(self) -> None:
         """Compile here: averaged copies of the model are made before and need not be compiled."""
@@ -164,12 +219,43 @@ class Task(pl.LightningModule):
         return loss
 
     def _loss(self, batch: Batch) -> Tensor:
-        images = self.only.mix(self.model.preprocessing.normalize(batch.images), batch)
-        parts = self.only.loss(self(images), batch)
-        if len(parts) > 1:
-            for name, part in parts.items():
-                self.log(f"step_{name}", part.detach())
-        return torch.stack(list(parts.values())).sum()
+        images = self.model.preprocessing.normalize(batch.images)
+        for head in self.heads.values():
+            images = head.mix(images, batch)
+        raw = self(images)
+        many = len(self.heads) > 1
+        losses = {}
+        for name, head in self.heads.items():
+            parts = head.loss(raw[name] if isinstance(raw, dict) else raw, self._seen(name, batch))
+            losses[name] = torch.stack(list(parts.values())).sum()
+            if len(parts) > 1:
+                for part_name, part in parts.items():
+                    self.log(f"step_{name}/{part_name}" if many else f"step_{part_name}", part.detach())
+        return self._balanced(losses, batch) if many else losses[name]
+
+    def _balanced(self, losses: dict[str, Tensor], batch: Batch) -> Tensor:
+        losses = self._over_all_processes(losses, batch)
+        shared = self._shared[0] if self._shared else None
+        total: Tensor = self.balance(losses, shared)
+        for name, loss in losses.items():
+            self.log(f"{name}/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.image_ids))
+            if self.balance.mode != "fixed":
+                self.log(f"step_{name}/weight", self.balance.factors[name].detach())
+        if shared is not None and self.global_step % COSINES_EVERY == 0:
+            found = cosines(losses, shared)
+            self.log_dict({name: cosine.detach() for name, cosine in found.items()}, on_step=False, on_epoch=True)
+        return total
+
+    def _over_all_processes(self, losses: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Losses whose mean over the processes is the mean over all labelled images, however they are spread."""
+        if self.trainer.world_size == 1:
+            return losses
+        targets = {name: TASKS[self.model.config.heads[name].task].target for name in losses}
+        here = torch.stack([self._seen(name, batch).labelled(target) for name, target in targets.items()])
+        everywhere = here.clone()
+        torch.distributed.all_reduce(everywhere)
+        factors = here * self.trainer.world_size / everywhere.clamp(min=1)
+        return {name: loss * factor for (name, loss), factor in zip(losses.items(), factors, strict=True)}
 
     def on_train_epoch_end(self) -> None:
         """Look at the last losses, too."""
@@ -212,11 +298,13 @@ class Task(pl.LightningModule):
             "optimizer": dict(self.options.optimizer),
             "freeze": self.options.freeze,
             "quantize": self.options.quantize,
+            **({"loss.balance": self.options.balance} if len(self.heads) > 1 else {}),
         }
 
     def on_validation_epoch_start(self) -> None:
         """Start counting, with rank 0's batch norm statistics everywhere: they are the ones a checkpoint keeps."""
-        self.only.start()
+        for _, _, head in self._measured():
+            head.start()
         if self.trainer.world_size > 1:
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -224,22 +312,47 @@ class Task(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict in float32, whatever training uses, so that an evaluation repeats the figures of training."""
         with torch.autocast(self.device.type, enabled=False):
-            self.only.evaluate(self, self.model.preprocessing.normalize(batch.images), batch)
+            images = self.model.preprocessing.normalize(batch.images)
+            part = self.parts[int(batch.parts[0]) if batch.parts is not None and len(self.parts) > 1 else 0]
+            networks = shared_pass(self, part.heads)
+            for name, head in part.heads.items():
+                head.evaluate(networks[name], images, batch)
+            self._shared.clear()
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over all processes; every process computes the same, so none waits for another to log."""
-        # COCO says -1 where nothing could be measured, which would pass for a figure.
-        self.metrics = {name: math.nan if value == -1 else value for name, value in self.evaluator.compute().items()}
+        self.metrics = {}
+        main: dict[str, list[float]] = {}
+        for name, place, head in self._measured():
+            # COCO says -1 where nothing could be measured, which would pass for a figure.
+            found = {key: math.nan if value == -1 else value for key, value in head.evaluator.compute().items()}
+            self.metrics |= {f"{place}{key}": value for key, value in found.items()}
+            main.setdefault(name, []).append(found[head.monitor])
+            for remark in head.evaluator.remarks():
+                if (told := f"{place}: {remark}".removeprefix(": ")) not in self._remarked:
+                    log.warning(told)
+                    self._remarked.add(told)
+        if len(self.model.heads) > 1:
+            self.metrics["monitor"] = self._monitored(main)
         self.log_dict(self.metrics)
-        for remark in self.evaluator.remarks():
-            if remark not in self._remarked:
-                log.warning(remark)
-                self._remarked.add(remark)
+
+    def _monitored(self, main: Mapping[str, Sequence[float]]) -> float:
+        """The weighted mean of the heads' main metrics, of those that could be measured."""
+        pairs = [
+            (self.options.monitor.get(name, 1.0), value)
+            for name, values in main.items()
+            for value in [np.mean([value for value in values if math.isfinite(value)] or [math.nan])]
+            if math.isfinite(value)
+        ]
+        total = sum(weight for weight, _ in pairs)
+        return float(sum(weight * value for weight, value in pairs) / total) if total else math.nan
 
     def check_options(self) -> None:
         """Raise ConfigError for options that cannot work, before anything is written."""
         if self.options.quantize and self.options.compile:
             raise ConfigError("quantize=true: cannot be compiled; give compile=false")
+        if self.options.balance == "gradient" and self.options.compile:
+            raise ConfigError("loss.balance=gradient: looks at features, which compile=true hides; give compile=false")
         build_optimizer(self.model, **self._optimizer)
         schedule(total_steps=1, steps_per_epoch=1, **self._schedule)
 
@@ -257,6 +370,8 @@ class Task(pl.LightningModule):
             )
         # Lightning cannot clip the gradients of fused optimisers in mixed precision.
         optimizer = build_optimizer(self.model, **options, fused=not trainer.gradient_clip_val)
+        if self.balance.log_variances is not None:
+            optimizer.add_param_group({"params": [self.balance.log_variances], "weight_decay": 0.0})
         trainer.fit_loop.setup_data()  # the number of batches is not known before
         total = trainer.estimated_stepping_batches
         if self.options.max_steps >= 0:

@@ -1,4 +1,4 @@
-"""Training augmentation for detection: expansion, random crop, flip and colour jitter."""
+"""Training augmentation for detection, and for several heads: expansion, random crop, flip and colour jitter."""
 
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from mnv2vision.data.augment.classification import torch_draws
-from mnv2vision.data.sample import Boxes, Sample
+from mnv2vision.data.sample import IGNORE_INDEX, Boxes, Sample
 from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import Preprocessing
 
@@ -162,7 +162,7 @@ class DetectionAugmentation:
         self._photometric = A.Compose([jitter]) if color_jitter else None
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """Augment image and boxes by `seed`; a mask is dropped."""
+        """Augment image, boxes and mask by `seed`; what lies beyond the photo has no class."""
         cv2.setNumThreads(0)  # one thread per worker, which OpenCV's own would slow down
         objects = _NO_OBJECTS if sample.boxes is None else sample.boxes
         rng = np.random.default_rng(seed)
@@ -181,17 +181,19 @@ class DetectionAugmentation:
                 coverage_crop(boxes, height, width, rng) if by_coverage else iou_crop(boxes, height, width, seed)
             )
         image = self._render(sample.image, left, top, window)
+        mask = None if sample.mask is None else self._render_mask(sample.mask, left, top, window)
         place = self.preprocessing.placement(window.bottom - window.top, window.right - window.left)
         limits = np.array([window.right - window.left, window.bottom - window.top] * 2, np.float32)
         boxes = np.clip(boxes[kept] - np.array(window[:2] * 2, np.float32), 0, limits)
         boxes *= np.array([place.width, place.height] * 2, np.float32) / limits
         if flips:
             image, boxes = _flip(image, boxes)
+            mask = None if mask is None else np.ascontiguousarray(mask[:, ::-1])
         if self._photometric is not None:
             self._photometric.set_random_seed(seed)
             image = self._photometric(image=image)["image"]
         moved = None if sample.boxes is None else objects.take(kept, boxes)
-        return replace(sample, image=image, boxes=moved, mask=None)
+        return replace(sample, image=image, boxes=moved, mask=mask)
 
     def _render(self, photo: NDArray[np.uint8], left: int, top: int, window: Window) -> NDArray[np.uint8]:
         """The network's input for a window of the canvas that has the photo at (left, top)."""
@@ -201,15 +203,35 @@ class DetectionAugmentation:
         part = photo[max(0, y1 - top) : max(0, y2 - top), max(0, x1 - left) : max(0, x2 - left)]
         if (x1, y1, x2, y2) == window:
             return self.preprocessing.prepare(part)
-        place = self.preprocessing.placement(window.bottom - window.top, window.right - window.left)
         image = np.full((*self.preprocessing.image_size, 3), self.preprocessing.padding_value, np.uint8)
         if part.size:
-            rows = _span(y1 - window.top, y2 - window.top, window.bottom - window.top, place.height)
-            columns = _span(x1 - window.left, x2 - window.left, window.right - window.left, place.width)
+            rows, columns = self._place(Window(x1, y1, x2, y2), window)
             image[rows, columns] = self.preprocessing.resized(
                 part, rows.stop - rows.start, columns.stop - columns.start
             )
         return image
+
+    def _render_mask(self, mask: NDArray[np.uint8], left: int, top: int, window: Window) -> NDArray[np.uint8]:
+        """The mask of the network's input for that window, 255 beyond the photo."""
+        height, width = mask.shape
+        x1, x2 = max(window.left, left), min(window.right, left + width)
+        y1, y2 = max(window.top, top), min(window.bottom, top + height)
+        part = mask[max(0, y1 - top) : max(0, y2 - top), max(0, x1 - left) : max(0, x2 - left)]
+        done = np.full(self.preprocessing.image_size, IGNORE_INDEX, np.uint8)
+        if part.size:
+            rows, columns = self._place(Window(x1, y1, x2, y2), window)
+            size = (columns.stop - columns.start, rows.stop - rows.start)
+            done[rows, columns] = cv2.resize(part, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return done
+
+    def _place(self, part: Window, window: Window) -> tuple[slice, slice]:
+        """Rows and columns of the network's input that a part of a window comes to lie on."""
+        height, width = window.bottom - window.top, window.right - window.left
+        place = self.preprocessing.placement(height, width)
+        return (
+            _span(part.top - window.top, part.bottom - window.top, height, place.height),
+            _span(part.left - window.left, part.right - window.left, width, place.width),
+        )
 
 
 def _span(start: int, stop: int, length: int, resized: int) -> slice:

@@ -1,0 +1,147 @@
+"""Keys that have a name of the user's in them: data sets (`data.<name>.root`) and heads (`model.<head>.dropout`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from omegaconf import DictConfig, OmegaConf
+
+from mnv2vision.config.annotations import Factor, Name, UserTexts
+from mnv2vision.config.datasets import DATASETS
+from mnv2vision.config.kinds import Kind, Number, Text, optional
+from mnv2vision.config.options import option, options, values
+from mnv2vision.config.parse import Given
+from mnv2vision.config.tasks import TASKS
+from mnv2vision.errors import ConfigError
+
+JOINT = "joint"
+_CHOICE = "dataset"
+
+
+@dataclass(frozen=True)
+class PartOptions:
+    """A data set among several."""
+
+    dataset: Name = option("", "coco | imagenet | shapes | voc; its own keys stand beside it, such as data.<name>.root")
+    heads: UserTexts | None = option(None, "that learn from it; null: the one of its name, else all that it can serve")
+    share: Factor | None = option(
+        None, "of a batch, beside those of the others; null: the number of its images, to the power of data.alpha"
+    )
+
+
+_WEIGHT = Number(0, 1e6)
+_BY_HEAD: dict[str, tuple[Kind, object]] = {
+    "loss.weights": (_WEIGHT, 1.0),
+    "monitor": (_WEIGHT, 1.0),
+    "teachers": (optional(Text()), None),
+}
+"""Sections with a key for each head: its kind and default."""
+
+
+def head_tasks(task: str, heads: Sequence[str]) -> dict[str, str]:
+    """The task of each head.
+
+    Args:
+        task: Of the run.
+        heads: Of task=joint: names that are tasks, or `name:task`.
+
+    Raises:
+        ConfigError: For an unknown task, or a name given twice.
+    """
+    if task != JOINT:
+        return {task: task}
+    known = [name for name in TASKS if name != JOINT]
+    tasks: dict[str, str] = {}
+    for item in heads:
+        name, _, kind = item.partition(":")
+        if (kind or name) not in known:
+            raise ConfigError(f"heads: {item!r} is unknown; valid: {', '.join(known)}, or <name>:<one of these>")
+        if name in tasks:
+            raise ConfigError(f"heads: {name} is given twice; name one of them, such as faces:detection")
+        tasks[name] = kind or name
+    return tasks
+
+
+def named_parts(data: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """The data sets by name in the section `data` of a configuration."""
+    return {name: dict(section) for name, section in data.items() if isinstance(section, Mapping)}
+
+
+def add_named(base: DictConfig, given: Sequence[Given]) -> dict[str, Kind]:
+    """Add the sections of data sets and heads that are named, with their defaults.
+
+    Args:
+        base: The configuration; changed in place.
+        given: What the user says.
+
+    Returns:
+        The kinds of their keys.
+
+    Raises:
+        ConfigError: For an unknown data set, or one that is not told.
+    """
+    kinds: dict[str, Kind] = {}
+    if "data" in base and _CHOICE in base:
+        for name in _names_of_parts(base, given):
+            kinds |= _add_part(base, name, given)
+    if base.get("task") == JOINT and "heads" in base:
+        heads = next((item.value for item in reversed(given) if item.key == "heads"), list(base["heads"]))
+        if not isinstance(heads, list):
+            raise ConfigError(f"heads={heads}: heads takes a list of names, such as [classification,detection]")
+        for name, task in head_tasks(JOINT, [str(head) for head in heads]).items():
+            kinds |= _add_head(base, name, task)
+    return kinds
+
+
+def _names_of_parts(base: DictConfig, given: Sequence[Given]) -> list[str]:
+    there = [str(name) for name, section in base["data"].items() if isinstance(section, DictConfig)]
+    keys = [item.key.split(".") for item in given]
+    names = [key[1] for key in keys if key[0] == "data" and len(key) == 3]
+    names += [key[1] for key, item in zip(keys, given, strict=True) if len(key) == 2 and _is_part(key, item)]
+    return list(dict.fromkeys([*there, *names]))
+
+
+def _is_part(key: list[str], item: Given) -> bool:
+    return key[0] == "data" and isinstance(item.value, dict)
+
+
+def _add_part(base: DictConfig, name: str, given: Sequence[Given]) -> dict[str, Kind]:
+    key = f"data.{name}"
+    was = OmegaConf.select(base, f"{key}.{_CHOICE}")
+    told = [item.value for item in given if item.key == f"{key}.{_CHOICE}"]
+    told += [item.value.get(_CHOICE) for item in given if item.key == key and isinstance(item.value, dict)]
+    choice = told[-1] if told else was
+    valid = ", ".join(sorted(set(DATASETS) - {"own"}))
+    if choice is None:
+        raise ConfigError(f"{key}: give {key}.{_CHOICE}= as well (valid: {valid})")
+    if choice not in DATASETS:
+        raise ConfigError(f"{key}.{_CHOICE}={choice} is unknown; valid: {valid}")
+    own = {option: value for option, value in values(DATASETS[str(choice)]()).items() if option != "name"}
+    kept = base["data"].get(name, {})
+    section = {**values(PartOptions()), **own, **{option: kept[option] for option in kept if choice == was}}
+    base["data"][name] = {**section, _CHOICE: choice}
+    return {
+        item.key: item.kind
+        for schema in (PartOptions, DATASETS[str(choice)])
+        for item in options(schema, f"{key}.")
+        if item.key != f"{key}.name"
+    }
+
+
+def _add_head(base: DictConfig, name: str, task: str) -> dict[str, Kind]:
+    kinds: dict[str, Kind] = {}
+    of_task = values(TASKS[task]())
+    for section in ("model", "loss"):
+        own = of_task.get(section)
+        assert isinstance(own, dict | None)
+        kept = base[section].get(name, {})
+        base[section][name] = {**(own or {}), **kept}
+        kinds |= {
+            f"{section}.{name}.{item.key.removeprefix(f'{section}.')}": item.kind
+            for item in options(TASKS[task])
+            if item.key.startswith(f"{section}.")
+        }
+    for place, (kind, default) in _BY_HEAD.items():
+        if OmegaConf.select(base, f"{place}.{name}") is None:
+            OmegaConf.update(base, f"{place}.{name}", default, force_add=True)
+        kinds[f"{place}.{name}"] = kind
+    return kinds

@@ -1,0 +1,210 @@
+"""Several data sets as one, for heads that learn from different ones: every batch has images of each."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2vision.data.batch import BatchKey, BatchSampler
+from mnv2vision.data.sample import IGNORE_INDEX, Boxes, Sample, SampleSource
+from mnv2vision.errors import ConfigError, DataError
+
+
+class Mixture:
+    """Samples of several data sets, one behind the other, each with the number of its own.
+
+    Attributes:
+        sources: The data sets.
+        names: Of the parts.
+        shares: Of a batch, by part.
+        targets: That any of them has.
+    """
+
+    def __init__(self, sources: Mapping[str, SampleSource], shares: Sequence[float] | None = None) -> None:
+        """Put them together.
+
+        Args:
+            sources: By the parts' names.
+            shares: Of a training batch; only their ratios count. As many of each by default.
+        """
+        self.names, self.sources = tuple(sources), tuple(sources.values())
+        self.shares = tuple(shares or [1.0] * len(self.sources))
+        self.targets = frozenset[str]().union(*(source.targets for source in self.sources))
+        self._ends = np.cumsum([len(source) for source in self.sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        part = self.part(index)
+        return replace(self.sources[part][index - self.indices(part).start], part=part)
+
+    def part(self, index: int) -> int:
+        """The number of a sample's data set."""
+        return int(np.searchsorted(self._ends, index, side="right"))
+
+    def indices(self, part: int) -> range:
+        """Those of a data set's samples."""
+        end = int(self._ends[part])
+        return range(end - len(self.sources[part]), end)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A head's labels of a data set's own, by target; None where they are the same, or not wanted.
+
+    Attributes:
+        label: Of images.
+        boxes: Of objects.
+        mask: Of pixels.
+    """
+
+    label: Sequence[int] | None = None
+    boxes: Sequence[int] | None = None
+    mask: Sequence[int] | None = None
+
+
+class Relabelled:
+    """A data set whose labels are mapped to a model's classes.
+
+    Attributes:
+        names: The model's classes.
+    """
+
+    def __init__(self, source: SampleSource, labels: Labels, names: tuple[str, ...]) -> None:
+        self.source, self.names, self.targets = source, names, source.targets
+        self._label, self._boxes = labels.label, None if labels.boxes is None else np.array(labels.boxes, np.int64)
+        self._mask: NDArray[np.uint8] | None = None
+        if labels.mask is not None:
+            self._mask = np.full(256, IGNORE_INDEX, np.uint8)
+            self._mask[: len(labels.mask)] = labels.mask
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.source[index]
+        if self._label is not None and sample.label is not None:
+            sample = replace(sample, label=self._label[sample.label])
+        if self._boxes is not None and sample.boxes is not None:
+            old = sample.boxes
+            sample = replace(sample, boxes=Boxes(old.boxes, self._boxes[old.labels], old.kinds, old.areas))
+        if self._mask is not None and sample.mask is not None:
+            sample = replace(sample, mask=self._mask[sample.mask])
+        return sample
+
+
+def counts_per_batch(shares: Sequence[float], batch_size: int, names: Sequence[str]) -> list[int]:
+    """How many images of each part a batch has: by their shares, rounded, at least one each.
+
+    Raises:
+        ConfigError: If a batch has fewer images than there are parts.
+    """
+    if batch_size < len(shares):
+        raise ConfigError(
+            f"loader.batch_size={batch_size}: each batch has images of all {len(shares)} data sets"
+            f" ({', '.join(names)}); give {len(shares)} or more"
+        )
+    wanted = np.array(shares, float) / sum(shares) * batch_size
+    counts = np.maximum(1, np.floor(wanted)).astype(int)
+    while counts.sum() != batch_size:
+        missing = wanted - counts
+        if counts.sum() < batch_size:
+            counts[missing.argmax()] += 1
+        else:
+            counts[np.where(counts > 1, missing, np.inf).argmin()] -= 1
+    return [int(count) for count in counts]
+
+
+class MixtureSampler(BatchSampler):
+    """Batches of a mixture: in training each with the same number of images of each part, else of one part each.
+
+    In training each part goes round its own shuffled samples, without regard to where an epoch ends; an epoch has as
+    many batches as the parts have images together. What a batch has is a function of the seed and its number.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        batch_size: int,
+        *,
+        training: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Plan the batches; see `BatchSampler`."""
+        super().__init__(len(mixture), batch_size, training=training, seed=seed, rank=rank, world_size=world_size)
+        self._mixture = mixture
+        self._counts = counts_per_batch(mixture.shares, batch_size, mixture.names) if training else []
+
+    def __len__(self) -> int:
+        return super().__len__() if self.training else len(list(self._in_order()))
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        if not self.training:
+            yield from list(self._in_order())[self.first_batch :]
+            return
+        orders: dict[tuple[int, int], NDArray[np.int64]] = {}  # of those passes that a batch is of
+        for batch in range(self.first_batch, len(self)):
+            indices, passes = [], []
+            for part, count in enumerate(self._counts):
+                own = self._mixture.indices(part)
+                start = ((self.epoch * len(self) + batch) * self.world_size + self.rank) * count
+                for place in range(start, start + count):
+                    round_, at = divmod(place, len(own))
+                    if (part, round_) not in orders:
+                        orders = {key: order for key, order in orders.items() if key[0] != part or key[1] == round_ - 1}
+                        orders[part, round_] = np.random.default_rng((self.seed, part, round_)).permutation(len(own))
+                    indices.append(own.start + int(orders[part, round_][at]))
+                    passes.append(round_)
+            yield BatchKey(self.epoch, indices, passes)
+
+    def _in_order(self) -> Iterator[BatchKey]:
+        for part in range(len(self._mixture.sources)):
+            own = self._mixture.indices(part)
+            share = range(own.start + (self.rank - own.start) % self.world_size, own.stop, self.world_size)
+            for start in range(0, len(share), self.batch_size):
+                yield BatchKey(self.epoch, list(share[start : start + self.batch_size]))
+
+
+def batch_sampler(
+    source: SampleSource | Mixture,
+    batch_size: int,
+    *,
+    training: bool,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> BatchSampler:
+    """The sampler of a data set, or of several; see `BatchSampler`."""
+    options = {"training": training, "seed": seed, "rank": rank, "world_size": world_size}
+    if isinstance(source, Mixture):
+        return MixtureSampler(source, batch_size, **options)  # type: ignore[arg-type]
+    return BatchSampler(len(source), batch_size, **options)  # type: ignore[arg-type]
+
+
+def unite(names: Mapping[str, Sequence[str]], what: str) -> tuple[str, ...]:
+    """The classes of several data sets, by name, in order of their first mention.
+
+    Args:
+        names: By data set.
+        what: Whose classes they are, for messages.
+
+    Raises:
+        DataError: For a data set that has a name twice, or two data sets whose names differ by case alone.
+    """
+    united: dict[str, str] = {}
+    for part, own in names.items():
+        if twice := [name for name in own if list(own).count(name) > 1]:
+            raise DataError(f"{what}: {part} has two classes named {twice[0]}")
+        for name in own:
+            united.setdefault(name, part)
+    by_case: dict[str, str] = {}
+    for name, part in united.items():
+        if (other := by_case.setdefault(name.strip().casefold(), name)) != name:
+            raise DataError(
+                f"{what}: {united[other]} has a class {other!r}, {part} has {name!r}: if they are one, name them alike"
+            )
+    return tuple(united)

@@ -1,0 +1,211 @@
+"""The data sets of a run: which heads each of them serves, and the classes that a head learns from all of its."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mnv2vision.config.named import named_parts
+from mnv2vision.config.schema import Eval, Train
+from mnv2vision.contracts import HeadConfig, HeadSettings, ModelConfig, Target
+from mnv2vision.data.formats.imagenet import check_same_classes
+from mnv2vision.data.mixture import Labels, Mixture, Relabelled, unite
+from mnv2vision.data.sample import SampleSource, names_of
+from mnv2vision.data.sources import create_source, offered
+from mnv2vision.errors import ConfigError
+from mnv2vision.models.tasks import TASKS
+from mnv2vision.models.vision_model import VisionModel
+from mnv2vision.tasks.base import Part
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """A data set of a run.
+
+    Attributes:
+        name: Among several; that of the only one is empty.
+        dataset: The section of the configuration.
+        targets: What the heads that it serves need of it.
+        train: Samples to learn from; None in evaluation.
+        val: Samples to measure on.
+        share: Of a batch, beside those of the others; None by the number of images.
+    """
+
+    name: str
+    dataset: Mapping[str, object]
+    targets: Mapping[str, Target]
+    val: SampleSource
+    train: SampleSource | None = None
+    share: float | None = None
+
+
+Own = tuple[SampleSource | None, SampleSource]
+"""Training and validation samples that are given in Python."""
+
+
+def create_parts(config: Train | Eval, tasks: Mapping[str, str], own: Own | None = None) -> list[DataPart]:
+    """Read the data sets of a run.
+
+    Args:
+        config: Of the command; its data sets are those of `data.<name>`, else that of the section `dataset`.
+        tasks: Of the heads, by name.
+        own: Samples given in Python, instead.
+
+    Raises:
+        ConfigError: For data sets that serve no head, or heads that no data set serves.
+        DataError: For data that cannot be used.
+    """
+    needs: dict[str, Target] = {name: TASKS[task].target for name, task in tasks.items()}
+    training = isinstance(config, Train)
+    if own is not None:
+        served = {name: target for name, target in needs.items() if target in own[1].targets}
+        return _checked([DataPart("", config.dataset, served, own[1], own[0])], tasks, training)
+    named = named_parts(config.data.more)
+    if not named:
+        names = list(needs) if len(needs) == 1 else _served("", str(config.dataset["name"]), None, needs)
+        return _checked([_read("", config.dataset, {name: needs[name] for name in names}, training)], tasks, training)
+    parts = []
+    for name, section in named.items():
+        served = {head: needs[head] for head in _served(name, str(section["dataset"]), section.pop("heads"), needs)}
+        share: object = section.pop("share")
+        assert isinstance(share, float | None)
+        dataset = {**section, "name": section.pop("dataset")}
+        parts.append(_read(name, dataset, served, training, share))
+    return _checked(parts, tasks, training)
+
+
+def _served(name: str, dataset: str, heads: object, needs: Mapping[str, Target]) -> list[str]:
+    """The heads that a data set serves: those it is given for, the one of its name, or all that it can."""
+    key = f"data.{name}.heads" if name else "heads"
+    if isinstance(heads, list | tuple):
+        if unknown := [head for head in heads if head not in needs]:
+            raise ConfigError(f"{key}: there is no head {unknown[0]!r}; valid: {', '.join(needs)}")
+        return list(map(str, heads))
+    if name in needs:
+        return [name]
+    able = [head for head, target in needs.items() if target in offered(dataset)]
+    if twice := [head for head in able if [needs[other] for other in able].count(needs[head]) > 1]:
+        raise ConfigError(f"{key}: {dataset} could serve {' and '.join(twice)}: say which, such as [{twice[0]}]")
+    if not able:
+        raise ConfigError(
+            f"{f'data.{name}.' if name else ''}dataset={dataset} has {', '.join(offered(dataset))}, which none of the"
+            f" heads {', '.join(needs)} learns from"
+        )
+    return able
+
+
+def _read(
+    name: str,
+    dataset: Mapping[str, object],
+    served: Mapping[str, Target],
+    training: bool,
+    share: float | None = None,
+) -> DataPart:
+    targets = tuple(dict.fromkeys(served.values()))
+    if len(targets) < len(served):
+        raise ConfigError(f"data.{name}.heads: {', '.join(served)} need the same annotations: give a data set each")
+    train = create_source(dataset, "train", *targets) if training else None
+    return DataPart(name, dataset, served, create_source(dataset, "val", *targets), train, share)
+
+
+def _checked(parts: list[DataPart], tasks: Mapping[str, str], training: bool) -> list[DataPart]:
+    for part in parts:
+        for target in part.targets.values():
+            if part.train is not None:
+                check_same_classes(names_of(part.train, target), names_of(part.val, target))
+    alone = [name for name in tasks if not any(name in part.targets for part in parts)]
+    if alone and training:
+        raise ConfigError(
+            f"no data set serves the head {alone[0]}: give data.{alone[0]}.dataset=, or leave it out of heads"
+        )
+    if not any(part.targets for part in parts):
+        there = ", ".join(sorted({target for part in parts for target in part.val.targets})) or "no target"
+        wanted = ", ".join(TASKS[task].target for task in tasks.values())
+        raise ConfigError(f"data: the samples have {there}, but the task needs {wanted}")
+    return parts
+
+
+def classes(parts: Sequence[DataPart], head: str) -> tuple[str, ...]:
+    """The classes of a head, of all data sets that serve it, by name."""
+    names = {part.name: names_of(part.val, part.targets[head]) for part in parts if head in part.targets}
+    return next(iter(names.values())) if len(names) == 1 else unite(names, f"head {head}")
+
+
+def training_source(parts: Sequence[DataPart], config: ModelConfig, alpha: float) -> SampleSource:
+    """What a run learns from, with the labels of the model's heads.
+
+    Args:
+        parts: The data sets.
+        config: Of the model.
+        alpha: Power of the number of images in a data set's share of a batch.
+    """
+    sources = {}
+    for part in parts:
+        assert part.train is not None
+        labels = {}
+        for head, target in part.targets.items():
+            own, wanted = names_of(part.train, target), config.heads[head].names
+            if own != wanted:
+                labels[target] = [wanted.index(name) for name in own]
+        sources[part.name] = Relabelled(part.train, Labels(**labels), ()) if labels else part.train
+    if len(parts) == 1:
+        return next(iter(sources.values()))
+    return Mixture(sources, [part.share or len(sources[part.name]) ** alpha for part in parts])
+
+
+def validation_source(parts: Sequence[DataPart], config: ModelConfig) -> SampleSource:
+    """What a model is measured on.
+
+    Args:
+        parts: The data sets.
+        config: Of the model.
+
+    Raises:
+        ConfigError: If the model does not know a class of a data set.
+    """
+    sources = {}
+    for part in parts:
+        source = part.val
+        for head in part.targets:
+            head_config = config.heads[head]
+            try:
+                source = TASKS[head_config.task].training().adapt(source, head_config)
+            except ConfigError as error:
+                raise ConfigError(f"dataset={part.dataset['name']}: {error}") from error
+        sources[part.name] = source
+    return next(iter(sources.values())) if len(sources) == 1 else Mixture(sources)
+
+
+def task_parts(parts: Sequence[DataPart], model: VisionModel, settings: Mapping[str, HeadSettings]) -> list[Part]:
+    """Objectives and evaluators, by data set and head.
+
+    Args:
+        parts: The data sets.
+        model: With the heads.
+        settings: By head; whose evaluation of boxes is wanted, each data set says itself.
+    """
+    heads = dict(model.heads_in_use())
+    made = []
+    for part in parts:
+        trainings, unknown = {}, {}
+        for name, target in part.targets.items():
+            head, own = heads[name], names_of(part.val, target)
+            wanted = settings[name].with_protocol(protocol(part.dataset))
+            trainings[name] = TASKS[head.config.task].training().create(head, part.val, wanted)
+            if len(parts) > 1 and (left_out := _left_out(own, head.config, target)):
+                unknown[name] = left_out
+        made.append(Part(part.name, trainings, unknown))
+    return made
+
+
+def _left_out(own: Sequence[str], config: HeadConfig, target: Target) -> list[bool] | None:
+    """Which classes of a head a data set does not annotate, where that matters: beside a background."""
+    unknown = [name not in own for name in config.names]
+    with_background = target == "boxes" or (target == "mask" and config.names[0] == own[0] == BACKGROUND)
+    return unknown if with_background and any(unknown) else None
+
+
+def protocol(dataset: Mapping[str, object]) -> str | None:
+    """Whose evaluation of boxes the section of a data set asks for, if any."""
+    wanted = dataset.get("protocol")
+    return None if wanted is None else str(wanted)
