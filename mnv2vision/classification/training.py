@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from mnv2vision.classification.evaluator import ClassificationEvaluator
@@ -98,6 +99,20 @@ class ClassificationTraining(HeadTraining):
             return {"loss": no_loss(raw)}
         targets = batch.labels if self._mixed is None else self._mixed
         return {"loss": classification_loss(raw, targets, self.label_smoothing)}
+
+    def ask(self, network: Network, preprocessing: Preprocessing, images: Tensor) -> Raw:
+        """See `HeadTraining.ask`; at the teacher's own size, at which it knows best."""
+        if images.shape[-2:] != preprocessing.image_size:
+            images = v2.functional.resize(images, list(preprocessing.image_size), antialias=True)
+        return network(preprocessing.normalize(images))
+
+    def imitate(self, raw: Raw, teacher: Raw, wanted: Tensor, classes: Tensor | None) -> Tensor:
+        """See `HeadTraining.imitate`: the divergence of the classes' probabilities."""
+        assert isinstance(raw, Tensor)
+        assert isinstance(teacher, Tensor)
+        teacher = teacher if classes is None else teacher[:, classes]
+        divergence = F.kl_div(raw.float().log_softmax(1), teacher.float().softmax(1), reduction="none").sum(1)
+        return divergence.where(wanted, 0).sum() / wanted.sum().clamp(min=1)
 
     def start(self) -> None:
         """Start counting, and collecting examples."""

@@ -134,11 +134,11 @@ def _choose(
 
 
 def _fitting_recipe(choice: Mapping[str, str | None], others: Sequence[Given]) -> str | None:
-    """The shapes' recipe for the shapes; else the task's for fine-tuning, but not from scratch."""
-    if choice.get("dataset", "shapes") == "shapes" and not _names_data(others):
-        return "shapes"
+    """The shapes' recipe for the shapes; else the task's for fine-tuning, but not from scratch, nor of a head alone."""
     if any(item.key == "add_to" and item.value for item in others):
         return None
+    if choice.get("dataset", "shapes") == "shapes" and not _names_data(others):
+        return "shapes"
     if any(item.key == "init_from" and item.value in ("none", None, "") for item in others):
         return None
     task = choice.get("task", DEFAULTS["task"])

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from omegaconf import DictConfig, OmegaConf
 
-from mnv2vision.config.annotations import Factor, Name, UserTexts
+from mnv2vision.config.annotations import Factor, Name
 from mnv2vision.config.datasets import DATASETS
-from mnv2vision.config.kinds import Kind, Number, Text, optional
+from mnv2vision.config.kinds import Kind, Many, Number, Text, optional
 from mnv2vision.config.options import option, options, values
 from mnv2vision.config.parse import Given
 from mnv2vision.config.tasks import TASKS
@@ -22,7 +23,10 @@ class PartOptions:
     """A data set among several."""
 
     dataset: Name = option("", "coco | imagenet | shapes | voc; its own keys stand beside it, such as data.<name>.root")
-    heads: UserTexts | None = option(None, "that learn from it; null: the one of its name, else all that it can serve")
+    heads: Annotated[tuple[str, ...], Many(Text())] | None = option(
+        None, "that it serves; null: the one of its name, else all that it can; []: images for teachers alone"
+    )
+    labels: bool = option(True, "false: learn from its images alone, by teachers; its annotations are for evaluation")
     share: Factor | None = option(
         None, "of a batch, beside those of the others; null: the number of its images, to the power of data.alpha"
     )

@@ -111,6 +111,9 @@ class Eval:
     checkpoint: UserText | None = option(None, "a model.safetensors, or a published name")
     runtime: Name = option("torch", "onnxruntime | openvino: the file's export, made once and kept")
     task: Name | None = option(None, "checked against the checkpoint's where given")
+    compare: UserTexts | None = option(
+        None, "of a model with several heads: models with one to put it beside, in compare.md: metrics, cost, time"
+    )
     run_dir: UserText | None = option(None, "null: runs/eval/<dataset>/<date_time>")
     seed: Seed = option(0, "of whatever is drawn")
     model: _EvalModel = section(_EvalModel)

@@ -137,6 +137,27 @@ class HeadTraining(ABC):
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
         """The parts of the batch's loss, scalars to be summed, of the head's raw output."""
 
+    def ask(self, network: Network, preprocessing: Preprocessing, images: Tensor) -> Raw:
+        """A teacher's raw output.
+
+        Args:
+            network: The teacher.
+            preprocessing: How it wants its images.
+            images: (N, 3, H, W) uint8, as the student sees them.
+        """
+        return network(preprocessing.normalize(images))
+
+    @abstractmethod
+    def imitate(self, raw: Raw, teacher: Raw, wanted: Tensor, classes: Tensor | None) -> Tensor:
+        """The mean loss of images whose targets are a teacher's answers.
+
+        Args:
+            raw: What the head gave.
+            teacher: What the teacher gave, of the same images.
+            wanted: (N,) bool, which of them count.
+            classes: (C,) the teacher's labels of the head's classes; None if they are the same.
+        """
+
     def start(self) -> None:
         """An evaluation begins."""
         self.evaluator.reset()

@@ -115,15 +115,15 @@ class Batch:
         seen.unknown = None if unknown is None else unknown[self.parts]
         return seen
 
-    def labelled(self, target: str) -> Tensor:
-        """How many samples have a target: "label", "boxes" or "mask"."""
+    def has(self, target: str) -> Tensor:
+        """(N,) bool, which samples have a target: "label", "boxes" or "mask"."""
         if target == "label":
             there = None if self.labels is None else self.labels != NO_LABEL
         elif target == "boxes":
             there = None if self.boxes is None else self.boxes.present
         else:
             there = self.has_mask
-        return self.images.new_zeros((), dtype=torch.float32) if there is None else there.sum().float()
+        return torch.zeros(len(self.image_ids), dtype=torch.bool, device=self.images.device) if there is None else there
 
     def pin_memory(self) -> "Batch":
         """Called by the data loader's pinning thread."""

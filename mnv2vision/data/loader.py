@@ -62,6 +62,12 @@ class DataModule(pl.LightningDataModule):
         self._sampler: BatchSampler | None = None
         self._resume: tuple[int, int] | None = None
 
+    @property
+    def val_samples(self) -> SampleSource:
+        """The validation samples, as they are before any transform."""
+        assert self._val is not None
+        return self._val.source
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented, full batches."""
         assert self._train is not None

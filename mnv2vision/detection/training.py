@@ -28,6 +28,7 @@ from mnv2vision.data.batch import Batch, Transform
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.detection.coco_evaluator import CocoEvaluator
 from mnv2vision.detection.head import SSDHead
+from mnv2vision.detection.imitation import imitation_loss
 from mnv2vision.detection.loss import detection_loss
 from mnv2vision.detection.prediction import to_photos
 from mnv2vision.detection.results import write_results
@@ -92,6 +93,12 @@ class DetectionTraining(HeadTraining):
             return {"loss": no_loss(raw.box_codes, raw.class_logits)}
         parts = detection_loss(raw, batch.boxes, self.head.scores, batch.unknown)
         return {"class_loss": parts.classes, "box_loss": parts.boxes}
+
+    def imitate(self, raw: Raw, teacher: Raw, wanted: Tensor, classes: Tensor | None) -> Tensor:
+        """See `HeadTraining.imitate`, and `imitation_loss`."""
+        assert isinstance(raw, RawDetections)
+        assert isinstance(teacher, RawDetections)
+        return imitation_loss(raw, teacher, wanted, scores=self.head.scores, classes=classes)
 
     def start(self) -> None:
         """Start collecting detections and examples."""

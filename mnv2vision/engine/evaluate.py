@@ -22,6 +22,7 @@ from mnv2vision.data.augment.classification import EvaluationTransform
 from mnv2vision.data.loader import DataModule
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.detection.head import SSDHead
+from mnv2vision.engine.compare import compare, draw_answers
 from mnv2vision.engine.parts import DataPart, create_parts, task_parts, validation_source
 from mnv2vision.engine.run_folder import choose_folder, claimed
 from mnv2vision.engine.trainer import check_limits, create_trainer, quieten_lightning
@@ -121,6 +122,24 @@ def _evaluate_model(config: Eval, model: VisionModel, run_dir: Path, source: Sam
     tasks = {name: head.task for name, head in model.config.heads.items()}
     parts = create_parts(config, tasks, None if source is None else (None, source))
     tell_of_unmeasured(parts, tasks)
+    others = {other: open_model(other) for other in config.compare or ()}
+    metrics = _measure(config, model, parts, run_dir)
+    if others:
+        compare(
+            model, metrics, others, lambda head, other, folder: _of_head(config, parts, head, other, folder), run_dir
+        )
+    return metrics
+
+
+def _of_head(config: Eval, parts: Sequence[DataPart], head: str, model: VisionModel, folder: Path) -> dict[str, float]:
+    """A model with one head, measured on what one of several heads is measured on."""
+    (name,) = model.heads
+    serving = [replace(part, targets={name: part.targets[head]}) for part in parts if head in part.targets]
+    return _measure(config, model, serving, folder)
+
+
+def _measure(config: Eval, model: VisionModel, parts: Sequence[DataPart], run_dir: Path) -> dict[str, float]:
+    tasks = {name: head.task for name, head in model.config.heads.items()}
     source = validation_source(parts, model.config)
     data = DataModule(
         None,
@@ -137,7 +156,7 @@ def _evaluate_model(config: Eval, model: VisionModel, run_dir: Path, source: Sam
     settings = {
         name: HeadSettings(inference=inference if task == "segmentation" else {}) for name, task in tasks.items()
     }
-    metrics = finish(trainer, Task(model, task_parts(parts, model, settings)), data, run_dir)
+    metrics = finish(trainer, Task(model, task_parts(parts, model, settings, training=False)), data, run_dir)
     data.log_skipped()
     return metrics
 
@@ -150,6 +169,8 @@ def finish(trainer: pl.Trainer, task: Task, data: DataModule, run_dir: Path) -> 
         known = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # NaN is no JSON
         write_text(run_dir / "metrics.json", json.dumps(known, indent=2, allow_nan=False) + "\n")
         task.write_report(run_dir)
+        if len(task.model.heads) > 1 and not isinstance(task.model, ExportedModel):
+            draw_answers(task.model, data.val_samples, run_dir / "predictions.png")
         told = (f"{name} {'n/a' if value is None else f'{value:.4f}'}" for name, value in known.items())
         log.info("%s  (%s)", "  ".join(told), run_dir)
     return metrics

@@ -1,19 +1,19 @@
 """The data sets of a run: which heads each of them serves, and the classes that a head learns from all of its."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mnv2vision.config.named import named_parts
 from mnv2vision.config.schema import Eval, Train
-from mnv2vision.contracts import HeadConfig, HeadSettings, ModelConfig, Target
+from mnv2vision.contracts import HeadConfig, HeadInUse, HeadSettings, HeadTraining, ModelConfig, Target, class_names
 from mnv2vision.data.formats.imagenet import check_same_classes
 from mnv2vision.data.mixture import Labels, Mixture, Relabelled, unite
-from mnv2vision.data.sample import SampleSource, names_of
+from mnv2vision.data.sample import Sample, SampleSource, names_of
 from mnv2vision.data.sources import create_source, offered
 from mnv2vision.errors import ConfigError
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
-from mnv2vision.tasks.base import Part
+from mnv2vision.tasks.options import Part
 
 BACKGROUND = "background"
 
@@ -29,6 +29,7 @@ class DataPart:
         train: Samples to learn from; None in evaluation.
         val: Samples to measure on.
         share: Of a batch, beside those of the others; None by the number of images.
+        learned: Whether its annotations are learned from; else they serve evaluation alone.
     """
 
     name: str
@@ -37,6 +38,7 @@ class DataPart:
     val: SampleSource
     train: SampleSource | None = None
     share: float | None = None
+    learned: bool = True
 
 
 Own = tuple[SampleSource | None, SampleSource]
@@ -59,23 +61,34 @@ def create_parts(config: Train | Eval, tasks: Mapping[str, str], own: Own | None
     training = isinstance(config, Train)
     if own is not None:
         served = {name: target for name, target in needs.items() if target in own[1].targets}
-        return _checked([DataPart("", config.dataset, served, own[1], own[0])], tasks, training)
+        return _checked([DataPart("", config.dataset, served, own[1], own[0])], tasks)
     named = named_parts(config.data.more)
     if not named:
-        names = list(needs) if len(needs) == 1 else _served("", str(config.dataset["name"]), None, needs)
-        return _checked([_read("", config.dataset, {name: needs[name] for name in names}, training)], tasks, training)
+        names = list(needs)
+        if len(needs) > 1:
+            names = _served("", str(config.dataset["name"]), None, needs, twice=not training)
+        return _checked([_read("", config.dataset, {name: needs[name] for name in names}, training)], tasks)
     parts = []
     for name, section in named.items():
         served = {head: needs[head] for head in _served(name, str(section["dataset"]), section.pop("heads"), needs)}
-        share: object = section.pop("share")
+        share, learned = section.pop("share"), bool(section.pop("labels"))
         assert isinstance(share, float | None)
         dataset = {**section, "name": section.pop("dataset")}
-        parts.append(_read(name, dataset, served, training, share))
-    return _checked(parts, tasks, training)
+        parts.append(replace(_read(name, dataset, served, training), share=share, learned=learned))
+    parts.sort(key=lambda part: not part.targets)  # those to measure on first
+    return _checked(parts, tasks)
 
 
-def _served(name: str, dataset: str, heads: object, needs: Mapping[str, Target]) -> list[str]:
-    """The heads that a data set serves: those it is given for, the one of its name, or all that it can."""
+def _served(name: str, dataset: str, heads: object, needs: Mapping[str, Target], *, twice: bool = False) -> list[str]:
+    """The heads that a data set serves: those it is given for, the one of its name, or all that it can.
+
+    Args:
+        name: Of the data set, among several.
+        dataset: What it is.
+        heads: That it is given for, if any.
+        needs: The annotations that each head needs.
+        twice: Whether the same annotations may serve several heads.
+    """
     key = f"data.{name}.heads" if name else "heads"
     if isinstance(heads, list | tuple):
         if unknown := [head for head in heads if head not in needs]:
@@ -84,8 +97,9 @@ def _served(name: str, dataset: str, heads: object, needs: Mapping[str, Target])
     if name in needs:
         return [name]
     able = [head for head, target in needs.items() if target in offered(dataset)]
-    if twice := [head for head in able if [needs[other] for other in able].count(needs[head]) > 1]:
-        raise ConfigError(f"{key}: {dataset} could serve {' and '.join(twice)}: say which, such as [{twice[0]}]")
+    rivals = [head for head in able if [needs[other] for other in able].count(needs[head]) > 1]
+    if rivals and not twice:
+        raise ConfigError(f"{key}: {dataset} could serve {' and '.join(rivals)}: say which, such as [{rivals[0]}]")
     if not able:
         raise ConfigError(
             f"{f'data.{name}.' if name else ''}dataset={dataset} has {', '.join(offered(dataset))}, which none of the"
@@ -99,25 +113,20 @@ def _read(
     dataset: Mapping[str, object],
     served: Mapping[str, Target],
     training: bool,
-    share: float | None = None,
 ) -> DataPart:
     targets = tuple(dict.fromkeys(served.values()))
-    if len(targets) < len(served):
+    if len(targets) < len(served) and training:
         raise ConfigError(f"data.{name}.heads: {', '.join(served)} need the same annotations: give a data set each")
-    train = create_source(dataset, "train", *targets) if training else None
-    return DataPart(name, dataset, served, create_source(dataset, "val", *targets), train, share)
+    wanted = targets or offered(str(dataset["name"]))[:1]  # for its images
+    train = create_source(dataset, "train", *wanted) if training else None
+    return DataPart(name, dataset, served, create_source(dataset, "val", *wanted), train)
 
 
-def _checked(parts: list[DataPart], tasks: Mapping[str, str], training: bool) -> list[DataPart]:
+def _checked(parts: list[DataPart], tasks: Mapping[str, str]) -> list[DataPart]:
     for part in parts:
         for target in part.targets.values():
             if part.train is not None:
                 check_same_classes(names_of(part.train, target), names_of(part.val, target))
-    alone = [name for name in tasks if not any(name in part.targets for part in parts)]
-    if alone and training:
-        raise ConfigError(
-            f"no data set serves the head {alone[0]}: give data.{alone[0]}.dataset=, or leave it out of heads"
-        )
     if not any(part.targets for part in parts):
         there = ", ".join(sorted({target for part in parts for target in part.val.targets})) or "no target"
         wanted = ", ".join(TASKS[task].target for task in tasks.values())
@@ -125,9 +134,27 @@ def _checked(parts: list[DataPart], tasks: Mapping[str, str], training: bool) ->
     return parts
 
 
-def classes(parts: Sequence[DataPart], head: str) -> tuple[str, ...]:
-    """The classes of a head, of all data sets that serve it, by name."""
-    names = {part.name: names_of(part.val, part.targets[head]) for part in parts if head in part.targets}
+def classes(parts: Sequence[DataPart], head: str, teacher: HeadConfig | None = None) -> tuple[str, ...]:
+    """The classes of a head, of all data sets that it learns from, by name.
+
+    Args:
+        parts: The data sets.
+        head: Its name.
+        teacher: The head that teaches it, whose classes it has where no data set does.
+
+    Raises:
+        ConfigError: For a head that neither learns from a data set nor has a teacher.
+    """
+    names = {
+        part.name: names_of(part.val, part.targets[head]) for part in parts if head in part.targets and part.learned
+    }
+    if not names:
+        if teacher is None:
+            raise ConfigError(
+                f"no data set serves the head {head}: give data.{head}.dataset= or teachers.{head}=, or leave it out of"
+                " heads"
+            )
+        return class_names(teacher)
     return next(iter(names.values())) if len(names) == 1 else unite(names, f"head {head}")
 
 
@@ -143,7 +170,7 @@ def training_source(parts: Sequence[DataPart], config: ModelConfig, alpha: float
     for part in parts:
         assert part.train is not None
         labels = {}
-        for head, target in part.targets.items():
+        for head, target in part.targets.items() if part.learned else ():
             own, wanted = names_of(part.train, target), config.heads[head].names
             if own != wanted:
                 labels[target] = [wanted.index(name) for name in own]
@@ -165,6 +192,8 @@ def validation_source(parts: Sequence[DataPart], config: ModelConfig) -> SampleS
     """
     sources = {}
     for part in parts:
+        if not part.targets:
+            continue
         source = part.val
         for head in part.targets:
             head_config = config.heads[head]
@@ -176,13 +205,16 @@ def validation_source(parts: Sequence[DataPart], config: ModelConfig) -> SampleS
     return next(iter(sources.values())) if len(sources) == 1 else Mixture(sources)
 
 
-def task_parts(parts: Sequence[DataPart], model: VisionModel, settings: Mapping[str, HeadSettings]) -> list[Part]:
+def task_parts(
+    parts: Sequence[DataPart], model: VisionModel, settings: Mapping[str, HeadSettings], *, training: bool
+) -> list[Part]:
     """Objectives and evaluators, by data set and head.
 
     Args:
         parts: The data sets.
         model: With the heads.
         settings: By head; whose evaluation of boxes is wanted, each data set says itself.
+        training: Whether heads that no data set serves are there to be taught.
     """
     heads = dict(model.heads_in_use())
     made = []
@@ -192,10 +224,33 @@ def task_parts(parts: Sequence[DataPart], model: VisionModel, settings: Mapping[
             head, own = heads[name], names_of(part.val, target)
             wanted = settings[name].with_protocol(protocol(part.dataset))
             trainings[name] = TASKS[head.config.task].training().create(head, part.val, wanted)
-            if len(parts) > 1 and (left_out := _left_out(own, head.config, target)):
+            if len(parts) > 1 and part.learned and (left_out := _left_out(own, head.config, target)):
                 unknown[name] = left_out
-        made.append(Part(part.name, trainings, unknown))
+        made.append(Part(part.name, trainings, unknown, part.learned))
+    taught = [name for name in heads if not any(name in part.targets for part in parts)]
+    if training and taught:
+        made.append(Part("", {name: _taught(heads[name], settings[name]) for name in taught}, {}, False, False))
     return made
+
+
+class _Names:
+    """The classes of a head, in the place of a data set that it is measured on."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = self.mask_names = names
+        self.targets = frozenset[str]()
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> Sample:
+        raise IndexError(index)
+
+
+def _taught(head: HeadInUse, settings: HeadSettings) -> HeadTraining:
+    """The objective of a head that no data set serves."""
+    training = TASKS[head.config.task].training()
+    return training.create(head, _Names(class_names(head.config)), settings)
 
 
 def _left_out(own: Sequence[str], config: HeadConfig, target: Target) -> list[bool] | None:

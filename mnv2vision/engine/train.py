@@ -16,12 +16,13 @@ from mnv2vision.config.compose import OWN
 from mnv2vision.config.named import JOINT, head_tasks
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
-from mnv2vision.contracts import HeadSettings
+from mnv2vision.contracts import HeadConfig, HeadSettings
 from mnv2vision.data.augment.classification import EvaluationTransform
 from mnv2vision.data.augment.detection import DetectionAugmentation
 from mnv2vision.data.batch import Transform
 from mnv2vision.data.loader import DataModule
 from mnv2vision.data.sample import SampleSource
+from mnv2vision.engine.add_head import Addition
 from mnv2vision.engine.evaluate import finish, write_config
 from mnv2vision.engine.initial import AUTO, imagenet_weights, new_model, recover
 from mnv2vision.engine.parts import classes, create_parts, task_parts, training_source, validation_source
@@ -41,10 +42,12 @@ from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.preprocessing import Preprocessing
-from mnv2vision.tasks.base import Task, TrainingOptions
+from mnv2vision.tasks.base import Task
+from mnv2vision.tasks.options import TrainingOptions
+from mnv2vision.tasks.teachers import Teacher
 from mnv2vision.training.callbacks import History
 from mnv2vision.training.quantization import round_weights
-from mnv2vision.weights import file
+from mnv2vision.weights import file, registry
 
 log = logging.getLogger(__name__)
 
@@ -73,19 +76,23 @@ def train(config: Train, parts: tuple[SampleSource, SampleSource] | None = None)
 
 
 def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource] | None) -> dict[str, float]:
-    tasks = head_tasks(config.task, config.heads)
+    tasks = {config.add_as or config.task: config.task} if config.add_to else head_tasks(config.task, config.heads)
     resumed = read_checkpoint(config.resume) if config.resume else None
     if not config.debug and not (config.resume and is_of_run(config.resume, run_dir)):
         check_unused(run_dir)
     pl.seed_everything(config.seed, verbose=False)
     data_parts = create_parts(config, tasks, parts)
-    names = {name: classes(data_parts, name) for name in tasks}
+    teachers = {name: registry.load(str(source)) for name, source in config.teachers.items() if source is not None}
+    names = {name: classes(data_parts, name, _teaching(name, task, teachers)) for name, task in tasks.items()}
     check_num_classes(config, names)
+    addition = Addition(config) if config.add_to else None
     if config.quantize and not config.init_from:
         raise ConfigError("quantize=true goes on with a trained model: give init_from=<its model.safetensors>")
     if config.init_from == AUTO and resumed is None:
         config = replace(config, init_from=imagenet_weights(config.backbone))
-    model = new_model(config, tasks, names, resumed)
+    model = addition.model(config, *names.values()) if addition else new_model(config, tasks, names, resumed)
+    if addition:
+        config = replace(config, freeze=addition.frozen)
     evaluation = EvaluationTransform(model.preprocessing)
     source, val_source = (
         training_source(data_parts, model.config, config.data.alpha),
@@ -103,7 +110,13 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
         batch_size=config.loader.batch_size,
         workers=config.loader.workers,
     )
-    task = Task(model, task_parts(data_parts, model, head_settings(config, tasks)), training_options(config))
+    in_use = dict(model.heads_in_use())
+    task = Task(
+        model,
+        task_parts(data_parts, model, head_settings(config, tasks), training=True),
+        training_options(config),
+        {name: Teacher(teacher, name, in_use[name], str(config.teachers[name])) for name, teacher in teachers.items()},
+    )
     task.check_options()
     if config.debug == "batch":
         return _draw_batch(task, data, run_dir)
@@ -126,10 +139,18 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
     load_best(task, trainer, config.resume, history)
     if config.quantize:
         round_weights(task.model)
-    _save_model(task.model, run_dir / "model.safetensors")
+    _save_model(addition.joined(task.model) if addition else task.model, run_dir / "model.safetensors")
     metrics = finish(trainer, task, data, run_dir)
     data.log_skipped()
     return metrics
+
+
+def _teaching(name: str, task: str, teachers: Mapping[str, VisionModel]) -> HeadConfig | None:
+    """The head that teaches a head; which it cannot be, `Teacher` says."""
+    if name not in teachers:
+        return None
+    config = teachers[name].config
+    return config.heads[config.head_like(name, task) or next(iter(config.heads))]
 
 
 def _draw_batch(task: Task, data: DataModule, run_dir: Path) -> dict[str, float]:
@@ -181,7 +202,7 @@ def head_settings(config: Train, tasks: Mapping[str, str]) -> dict[str, HeadSett
 def augmentation(config: Train, tasks: Mapping[str, str], preprocessing: Preprocessing) -> Transform:
     """The training transform: the task's, or the one that moves image, boxes and mask together."""
     if config.task != JOINT:
-        return TASKS[tasks[config.task]].training().augmentation(config.augmentation, preprocessing)
+        return TASKS[config.task].training().augmentation(config.augmentation, preprocessing)
     options: dict[str, Any] = dict(config.augmentation)
     return DetectionAugmentation(preprocessing, **options)
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from mnv2vision.common import draw
 from mnv2vision.common.tables import write_rows
@@ -89,6 +90,16 @@ class SegmentationTraining(HeadTraining):
             logits, batch.masks, class_weights=self.class_weights, hardest=self.hardest, unknown=batch.unknown
         )
         return {"loss": loss}
+
+    def imitate(self, raw: Raw, teacher: Raw, wanted: Tensor, classes: Tensor | None) -> Tensor:
+        """See `HeadTraining.imitate`: the divergence of the classes' probabilities, by cell."""
+        assert isinstance(raw, Tensor)
+        assert isinstance(teacher, Tensor)
+        teacher = (teacher if classes is None else teacher[:, classes]).float()
+        if teacher.shape[-2:] != raw.shape[-2:]:  # of another output stride
+            teacher = F.interpolate(teacher, raw.shape[-2:], mode="bilinear", align_corners=False)
+        by_cell = F.kl_div(raw.float().log_softmax(1), teacher.softmax(1), reduction="none").sum(1)
+        return by_cell.mean((1, 2)).where(wanted, 0).sum() / wanted.sum().clamp(min=1)
 
     def start(self) -> None:
         """Start counting, and collecting examples."""

@@ -3,28 +3,29 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from mnv2vision.common.distributed import gather
-from mnv2vision.contracts import HeadSettings, HeadTraining, Options, Raw
+from mnv2vision.contracts import HeadSettings, HeadTraining, Raw
 from mnv2vision.data.batch import Batch, sample_seed
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.models.shared_pass import shared_pass
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
-from mnv2vision.training.balance import Balance, cosines
+from mnv2vision.tasks.objective import Objective
+from mnv2vision.tasks.options import Part, TrainingOptions
+from mnv2vision.tasks.teachers import Teacher
 from mnv2vision.training.optim import WARMUP_SHARE, build_optimizer, schedule, warmup_steps
 from mnv2vision.training.quantization import FakeQuantization
 
@@ -36,55 +37,6 @@ LOSSES_AT_ONCE = 50
 """Steps after which a GPU is asked whether its losses are finite."""
 
 
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train.
-
-    Attributes:
-        optimizer: Arguments of `build_optimizer`, and `reference_batch`: the global batch `lr` is meant for (None:
-            `lr` as it is).
-        schedule: Arguments of `schedule`.
-        freeze: How many blocks of the backbone stay as they are.
-        batch_size: Per process, for the scaling of the learning rate.
-        max_steps: Where the schedule ends, unless the epochs end before; -1: there.
-        seed: Of dropout and whatever else is drawn in a step.
-        channels_last: Memory format of weights and activations.
-        compile: Whether to compile the training step's forward pass.
-        quantize: Whether to train and evaluate with the rounding of an int8 export.
-        weights: Of the heads' losses; 1 where none is given.
-        balance: See `training.balance.Balance`.
-        monitor: Weights of the heads' main metrics in the one that decides which epoch is best; 1 likewise.
-    """
-
-    optimizer: Options = field(default_factory=dict)
-    schedule: Options = field(default_factory=dict)
-    freeze: int = 0
-    batch_size: int = 1
-    max_steps: int = -1
-    seed: int = 0
-    channels_last: bool = True
-    compile: bool = False
-    quantize: bool = False
-    weights: Mapping[str, float] = field(default_factory=dict)
-    balance: str = "fixed"
-    monitor: Mapping[str, float] = field(default_factory=dict)
-
-
-class Part(NamedTuple):
-    """A data set in training and evaluation.
-
-    Attributes:
-        name: Of the data set, where there are several.
-        heads: That learn from it and are measured on it.
-        unknown: (C,) of a head's classes, which ones the data set does not annotate; heads whose classes it annotates
-            all are left out.
-    """
-
-    name: str
-    heads: Mapping[str, HeadTraining]
-    unknown: Mapping[str, Sequence[bool]] = {}
-
-
 class Task(pl.LightningModule):
     """A model in training or evaluation, with any number of heads."""
 
@@ -93,6 +45,7 @@ class Task(pl.LightningModule):
         model: VisionModel,
         heads: Mapping[str, HeadTraining] | Sequence[Part],
         options: TrainingOptions | None = None,
+        teachers: Mapping[str, Teacher] | None = None,
     ) -> None:
         """Set up training or evaluation.
 
@@ -101,26 +54,22 @@ class Task(pl.LightningModule):
             heads: Objective, evaluator and reports of each of its heads; or the data sets of a mixture, each with
                 those of the heads that it serves.
             options: See `TrainingOptions`; only evaluation is possible without.
+            teachers: Of heads, for training images without labels of theirs.
         """
         super().__init__()
         self.options = options or TrainingOptions()
         self.model = model
         self.parts = [Part("", heads)] if isinstance(heads, Mapping) else list(heads)
-        self.heads = {name: head for part in reversed(self.parts) for name, head in part.heads.items()}
-        self.heads = {name: self.heads[name] for name in model.heads if name in self.heads}
-        self.balance = Balance({name: self.options.weights.get(name, 1.0) for name in self.heads}, self.options.balance)
-        self._views = {name: self._view(name) for name in self.heads} if len(self.parts) > 1 else {}
-        self._shared: list[Tensor] = []
-        if len(self.heads) > 1:
-            tap = model.backbone.shallowest_tap
-            model.backbone.register_forward_hook(lambda _, __, features: self._shared.append(features[tap]))
+        self.objective = Objective(model, self.parts, self.options, teachers)
+        self.heads, self.balance = self.objective.heads, self.objective.balance
         self._optimizer: dict[str, Any] = dict(self.options.optimizer)
         self._reference: int | None = self._optimizer.pop("reference_batch", None)
         self._schedule: dict[str, Any] = dict(self.options.schedule)
         if self.options.channels_last:
             self.model.to(memory_format=torch.channels_last)
         model.backbone.freeze(self.options.freeze)
-        self.epoch_loss = MeanMetric(nan_strategy="disable")  # to look for NaN would mean to wait for the device
+        # To look for NaN would mean to wait for the device.
+        self.epoch_losses = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in self._loss_names()})
         self.quantization = FakeQuantization(model, model.preprocessing.image_size) if self.options.quantize else None
         self._compiled: Callable[[Tensor], Raw] | None = None
         self.metrics: dict[str, float] = {}
@@ -152,7 +101,7 @@ class Task(pl.LightningModule):
 
     def _measured(self) -> Iterator[tuple[str, str, HeadTraining]]:
         """What is evaluated: the head's name, what stands before its metrics, and it."""
-        for part in self.parts:
+        for part in (part for part in self.parts if part.measured):
             for name, head in part.heads.items():
                 places = [name] if len(self.model.heads) > 1 else []
                 places += [part.name] if sum(name in other.heads for other in self.parts) > 1 else []
@@ -160,7 +109,11 @@ class Task(pl.LightningModule):
 
     def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
         """Pictures (H, W, 3) of a training batch with its targets."""
-        return [picture for name, head in self.heads.items() for picture in head.draw_batch(self._seen(name, batch))]
+        return [
+            picture
+            for name, head in self.heads.items()
+            for picture in head.draw_batch(self.objective.seen(name, batch))
+        ]
 
     def write_report(self, folder: Path) -> None:
         """Write tables and pictures of the last evaluation; of several heads in a folder each."""
@@ -170,31 +123,12 @@ class Task(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Raw | dict[str, Raw]:
         """The model's raw output; compiled in training, rounded as in int8, where asked for."""
-        self._shared.clear()
         if self.quantization is not None:
             rounded: Raw | dict[str, Raw] = self.quantization(self.model, images)
             return rounded
         network = self._compiled if self.training and self._compiled is not None else self.model
         raw: Raw | dict[str, Raw] = network(images)
         return raw
-
-    def _view(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """Of each data set, whether it serves a head, and which of the head's classes it does not annotate."""
-        serving = torch.tensor([name in part.heads for part in self.parts])
-        count = self.model.config.heads[name].num_classes
-        unknown = torch.tensor([list(part.unknown.get(name, [False] * count)) for part in self.parts])
-        return serving, unknown if bool(unknown.any()) else None
-
-    def _seen(self, name: str, batch: Batch) -> Batch:
-        """A batch as a head sees it."""
-        if not self._views:
-            return batch
-        device = batch.images.device
-        self._views = {
-            head: (serving.to(device), None if unknown is None else unknown.to(device))
-            for head, (serving, unknown) in self._views.items()
-        }
-        return batch.of_head(*self._views[name])
 
     def on_fit_start(self) -> None:
         """Compile here: averaged copies of the model are made before and need not be compiled."""
@@ -204,58 +138,34 @@ class Task(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Start the mean loss anew; not called where an epoch is resumed in its middle."""
-        self.epoch_loss.reset()
+        for loss in self.epoch_losses.values():
+            loss.reset()  # type: ignore[operator]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss; what is drawn in a step depends on the seed, the epoch, the batch and the process alone."""
         torch.manual_seed(sample_seed(self.options.seed, self.current_epoch, batch_idx, self.global_rank))
-        loss = self._loss(batch)
+        compare = batch_idx % COSINES_EVERY == 0
+        found = self.objective(self, self.model.preprocessing.normalize(batch.images), batch, compare)
+        loss: Tensor = found.total
         self._losses.append((loss.detach(), batch.image_ids))
         if self.device.type == "cpu" or len(self._losses) >= LOSSES_AT_ONCE:
             self._check_losses()
         self.log("step_loss", loss.detach(), prog_bar=True)
-        self.epoch_loss.update(loss.detach(), len(batch.image_ids))
-        self.log("loss", self.epoch_loss, on_step=False, on_epoch=True)
+        count = len(batch.image_ids)
+        for name, value in found.parts.items():
+            self.log(f"step_{name}", value.detach())
+        for name, value in found.cosines.items():
+            self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=count)
+        for name, value in zip(self.epoch_losses, [loss, *found.heads.values()], strict=True):
+            metric = self.epoch_losses[name]
+            assert isinstance(metric, MeanMetric)
+            metric.update(value.detach(), count)
+            self.log(name.replace("-", "/"), metric, on_step=False, on_epoch=True)
         return loss
 
-    def _loss(self, batch: Batch) -> Tensor:
-        images = self.model.preprocessing.normalize(batch.images)
-        for head in self.heads.values():
-            images = head.mix(images, batch)
-        raw = self(images)
-        many = len(self.heads) > 1
-        losses = {}
-        for name, head in self.heads.items():
-            parts = head.loss(raw[name] if isinstance(raw, dict) else raw, self._seen(name, batch))
-            losses[name] = torch.stack(list(parts.values())).sum()
-            if len(parts) > 1:
-                for part_name, part in parts.items():
-                    self.log(f"step_{name}/{part_name}" if many else f"step_{part_name}", part.detach())
-        return self._balanced(losses, batch) if many else losses[name]
-
-    def _balanced(self, losses: dict[str, Tensor], batch: Batch) -> Tensor:
-        losses = self._over_all_processes(losses, batch)
-        shared = self._shared[0] if self._shared else None
-        total: Tensor = self.balance(losses, shared)
-        for name, loss in losses.items():
-            self.log(f"{name}/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.image_ids))
-            if self.balance.mode != "fixed":
-                self.log(f"step_{name}/weight", self.balance.factors[name].detach())
-        if shared is not None and self.global_step % COSINES_EVERY == 0:
-            found = cosines(losses, shared)
-            self.log_dict({name: cosine.detach() for name, cosine in found.items()}, on_step=False, on_epoch=True)
-        return total
-
-    def _over_all_processes(self, losses: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Losses whose mean over the processes is the mean over all labelled images, however they are spread."""
-        if self.trainer.world_size == 1:
-            return losses
-        targets = {name: TASKS[self.model.config.heads[name].task].target for name in losses}
-        here = torch.stack([self._seen(name, batch).labelled(target) for name, target in targets.items()])
-        everywhere = here.clone()
-        torch.distributed.all_reduce(everywhere)
-        factors = here * self.trainer.world_size / everywhere.clamp(min=1)
-        return {name: loss * factor for (name, loss), factor in zip(losses.items(), factors, strict=True)}
+    def _loss_names(self) -> list[str]:
+        """Of the means over an epoch: of the loss, and of the heads' where there are several."""
+        return ["loss", *([f"{name}-loss" for name in self.heads] if len(self.heads) > 1 else [])]
 
     def on_train_epoch_end(self) -> None:
         """Look at the last losses, too."""
@@ -279,17 +189,18 @@ class Task(pl.LightningModule):
         checkpoint["pace"] = self._pace()
         # What the weights to start from decided, which need not be there when the run is resumed.
         checkpoint["model"] = self.model.config.to_dict()
-        checkpoint["epoch_loss"] = gather((float(self.epoch_loss.mean_value), float(self.epoch_loss.weight)))
+        means = [(float(loss.mean_value), float(loss.weight)) for loss in self.epoch_losses.values()]  # type: ignore[arg-type]
+        checkpoint["epoch_losses"] = gather(means)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
         """Go on with the mean loss of an epoch that is resumed in its middle."""
         kept: Mapping[str, Any] = checkpoint
         self._resumed_pace = kept.get("pace")  # which checkpoints of 0.1.0's first days lack
-        states = kept["epoch_loss"]
+        states = kept["epoch_losses"] if "epoch_losses" in kept else [[mean] for mean in kept["epoch_loss"]]  # 0.1.0
         if len(states) == self.trainer.world_size:
-            total, weight = states[self.trainer.global_rank]
-            self.epoch_loss.mean_value = torch.tensor(total, device=self.device)
-            self.epoch_loss.weight = torch.tensor(weight, device=self.device)
+            for loss, (total, weight) in zip(self.epoch_losses.values(), states[self.trainer.global_rank], strict=True):
+                loss.mean_value = torch.tensor(total, device=self.device)
+                loss.weight = torch.tensor(weight, device=self.device)
 
     @property
     def fixed_options(self) -> dict[str, object]:
@@ -317,7 +228,6 @@ class Task(pl.LightningModule):
             networks = shared_pass(self, part.heads)
             for name, head in part.heads.items():
                 head.evaluate(networks[name], images, batch)
-            self._shared.clear()
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over all processes; every process computes the same, so none waits for another to log."""
@@ -329,7 +239,7 @@ class Task(pl.LightningModule):
             self.metrics |= {f"{place}{key}": value for key, value in found.items()}
             main.setdefault(name, []).append(found[head.monitor])
             for remark in head.evaluator.remarks():
-                if (told := f"{place}: {remark}".removeprefix(": ")) not in self._remarked:
+                if (told := f"{place.strip('/')}: {remark}".removeprefix(": ")) not in self._remarked:
                     log.warning(told)
                     self._remarked.add(told)
         if len(self.model.heads) > 1:
@@ -370,8 +280,8 @@ class Task(pl.LightningModule):
             )
         # Lightning cannot clip the gradients of fused optimisers in mixed precision.
         optimizer = build_optimizer(self.model, **options, fused=not trainer.gradient_clip_val)
-        if self.balance.log_variances is not None:
-            optimizer.add_param_group({"params": [self.balance.log_variances], "weight_decay": 0.0})
+        if (learned := self.balance.log_variances) is not None:
+            optimizer.add_param_group({"params": [learned], "weight_decay": 0.0})
         trainer.fit_loop.setup_data()  # the number of batches is not known before
         total = trainer.estimated_stepping_batches
         if self.options.max_steps >= 0:

@@ -2,7 +2,8 @@
 
 from mnv2vision.classification.training import ClassificationTraining
 from mnv2vision.models.vision_model import VisionModel
-from mnv2vision.tasks.base import Task, TrainingOptions
+from mnv2vision.tasks.base import Task
+from mnv2vision.tasks.options import TrainingOptions
 
 
 class ClassificationTask(Task):

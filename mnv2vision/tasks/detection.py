@@ -6,7 +6,8 @@ from mnv2vision.detection.coco_evaluator import CocoEvaluator
 from mnv2vision.detection.training import DetectionTraining
 from mnv2vision.detection.voc_evaluator import VocEvaluator
 from mnv2vision.models.vision_model import VisionModel
-from mnv2vision.tasks.base import Task, TrainingOptions
+from mnv2vision.tasks.base import Task
+from mnv2vision.tasks.options import TrainingOptions
 
 
 class DetectionTask(Task):

@@ -1,0 +1,142 @@
+"""The loss of a training step: of one head, or of several that learn from different images."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mnv2vision.contracts import HeadTraining, Raw
+from mnv2vision.data.batch import Batch
+from mnv2vision.models.tasks import TASKS
+from mnv2vision.models.vision_model import VisionModel
+from mnv2vision.tasks.options import Part, TrainingOptions
+from mnv2vision.tasks.teachers import Teacher
+from mnv2vision.training.balance import Balance, cosines
+
+Run = Callable[[Tensor], Raw | dict[str, Raw]]
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """Of a batch.
+
+    Attributes:
+        total: To descend on.
+        heads: The loss of each head, of several.
+        parts: What the losses are made of, and what they were multiplied with, for the log.
+        cosines: Between the heads' gradients, where they were compared.
+    """
+
+    total: Tensor
+    heads: dict[str, Tensor] = field(default_factory=dict)
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    cosines: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective:
+    """Makes one loss of all heads' losses.
+
+    Attributes:
+        heads: Objectives by head.
+        balance: Weighs them.
+    """
+
+    def __init__(
+        self,
+        model: VisionModel,
+        parts: Sequence[Part],
+        options: TrainingOptions,
+        teachers: Mapping[str, Teacher] | None = None,
+    ) -> None:
+        """Set it up.
+
+        Args:
+            model: With the heads.
+            parts: The data sets.
+            options: Weights, and how to balance.
+            teachers: Of heads, for images without labels of theirs.
+        """
+        found = {name: head for part in reversed(parts) for name, head in part.heads.items()}
+        self.heads: dict[str, HeadTraining] = {name: found[name] for name in model.heads if name in found}
+        self.balance = Balance({name: options.weights.get(name, 1.0) for name in self.heads}, options.balance)
+        self._targets = {name: TASKS[model.config.heads[name].task].target for name in self.heads}
+        several = len(parts) > 1 or not all(part.learned for part in parts)
+        self._views = {name: _view(model, parts, name) for name in self.heads} if several else {}
+        self._backbone, self._teachers = model.backbone, dict(teachers or {})
+        self._compared = len(self.heads) > 1 and not options.compile
+
+    def seen(self, name: str, batch: Batch) -> Batch:
+        """A batch as a head sees it: images of data sets that do not serve it have no labels."""
+        if not self._views:
+            return batch
+        serving, unknown = self._views[name]
+        device = batch.images.device
+        return batch.of_head(serving.to(device), None if unknown is None else unknown.to(device))
+
+    def __call__(self, run: Run, images: Tensor, batch: Batch, compare: bool = False) -> StepLoss:
+        """The loss of a batch.
+
+        Args:
+            run: The model.
+            images: (N, 3, H, W), normalised.
+            batch: With the targets.
+            compare: Whether to compare the heads' gradients.
+        """
+        for head in self.heads.values():
+            images = head.mix(images, batch)
+        raw, features = self._run(run, images, watched=self._compared and (compare or self.balance.mode == "gradient"))
+        losses: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {}
+        for name, head in self.heads.items():
+            own = raw[name] if isinstance(raw, dict) else raw
+            view = self.seen(name, batch)
+            found = head.loss(own, view)
+            if name in self._teachers:
+                teacher = self._teachers[name]
+                wanted = ~view.has(self._targets[name])
+                found["taught"] = head.imitate(own, teacher(head, batch.images), wanted, teacher.classes)
+            losses[name] = torch.stack(list(found.values())).sum()
+            if len(found) > 1:
+                parts |= {f"{name}/{part}" if len(self.heads) > 1 else part: value for part, value in found.items()}
+        if len(self.heads) == 1:
+            return StepLoss(next(iter(losses.values())), parts=parts)
+        losses = self._over_all_processes(losses, batch)
+        total: Tensor = self.balance(losses, features)
+        if self.balance.mode != "fixed":
+            parts |= {f"{name}/weight": factor for name, factor in self.balance.factors.items()}
+        compared = cosines(losses, features) if compare and features is not None else {}
+        return StepLoss(total, losses, parts, compared)
+
+    def _run(self, run: Run, images: Tensor, watched: bool) -> tuple[Raw | dict[str, Raw], Tensor | None]:
+        """The raw output, and the features that all heads stand on, where they are watched."""
+        if not watched:
+            return run(images), None
+        shared: list[Tensor] = []
+        tap = self._backbone.shallowest_tap
+        hook = self._backbone.register_forward_hook(lambda _, __, features: shared.append(features[tap]))
+        try:
+            return run(images), shared[0]
+        finally:
+            hook.remove()
+
+    def _over_all_processes(self, losses: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Losses whose mean over the processes is the mean over all labelled images, however they are spread."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return losses
+        taught = [name in self._teachers for name in losses]  # by all images
+        here = torch.stack([self.seen(name, batch).has(self._targets[name]).sum().float() for name in losses])
+        here[taught] = float(len(batch.image_ids))
+        everywhere = here.clone()
+        dist.all_reduce(everywhere)
+        factors = here * dist.get_world_size() / everywhere.clamp(min=1)
+        return {name: loss * factor for (name, loss), factor in zip(losses.items(), factors, strict=True)}
+
+
+def _view(model: VisionModel, parts: Sequence[Part], name: str) -> tuple[Tensor, Tensor | None]:
+    """Of each data set, whether it serves a head, and which of the head's classes it does not annotate."""
+    serving = torch.tensor([name in part.heads and part.learned for part in parts])
+    count = model.config.heads[name].num_classes
+    unknown = torch.tensor([list(part.unknown.get(name, [False] * count)) for part in parts])
+    return serving, unknown if bool(unknown.any()) else None

@@ -1,0 +1,60 @@
+"""How to train, and on what: what a `Task` is told."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mnv2vision.contracts import HeadTraining, Options
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train.
+
+    Attributes:
+        optimizer: Arguments of `build_optimizer`, and `reference_batch`: the global batch `lr` is meant for (None:
+            `lr` as it is).
+        schedule: Arguments of `schedule`.
+        freeze: How many blocks of the backbone stay as they are.
+        batch_size: Per process, for the scaling of the learning rate.
+        max_steps: Where the schedule ends, unless the epochs end before; -1: there.
+        seed: Of dropout and whatever else is drawn in a step.
+        channels_last: Memory format of weights and activations.
+        compile: Whether to compile the training step's forward pass.
+        quantize: Whether to train and evaluate with the rounding of an int8 export.
+        weights: Of the heads' losses; 1 where none is given.
+        balance: See `training.balance.Balance`.
+        monitor: Weights of the heads' main metrics in the one that decides which epoch is best; 1 likewise.
+    """
+
+    optimizer: Options = field(default_factory=dict)
+    schedule: Options = field(default_factory=dict)
+    freeze: int = 0
+    batch_size: int = 1
+    max_steps: int = -1
+    seed: int = 0
+    channels_last: bool = True
+    compile: bool = False
+    quantize: bool = False
+    weights: Mapping[str, float] = field(default_factory=dict)
+    balance: str = "fixed"
+    monitor: Mapping[str, float] = field(default_factory=dict)
+
+
+class Part(NamedTuple):
+    """A data set in training and evaluation.
+
+    Attributes:
+        name: Of the data set, where there are several.
+        heads: That are measured on it.
+        unknown: (C,) of a head's classes, which ones the data set does not annotate; heads whose classes it annotates
+            all are left out.
+        learned: Whether the heads learn from its annotations; else from teachers alone.
+        measured: Whether there are annotations to measure the heads on.
+    """
+
+    name: str
+    heads: Mapping[str, HeadTraining]
+    unknown: Mapping[str, Sequence[bool]] = {}
+    learned: bool = True
+    measured: bool = True
