@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from mnv2vision.config.compose import DEFAULTS, OWN, groups, load_config
+from mnv2vision.config.named import PartOptions
 from mnv2vision.config.options import Option, options, values
 from mnv2vision.config.schema import COMMANDS, GROUPS, SECTIONS, command_options
 
@@ -15,6 +16,16 @@ _PAGE = """# Options
 Every key of the command line, of recipes, and of `mv.train` and `mv.evaluate` (`**{"optimizer.lr": 0.01}`), with what
 it takes. `--help` shows the same for the chosen task, data set, backbone and recipe. This page is written by
 `python -m mnv2vision.config.help`.
+"""
+
+
+_NAMED = """### data.<name>
+
+Of several data sets, each with a name of your own (docs/joint.md); the keys of its kind stand beside these, such as
+`data.<name>.root`. Of several heads (`task=joint`), each has its task's options as `model.<head>.…` and
+`loss.<head>.…`, the weight of its loss as `loss.weights.<head>` and of its main metric as `monitor.<head>` (both 1),
+and a model that teaches it as `teachers.<head>`.
+
 """
 
 
@@ -73,6 +84,8 @@ def options_page() -> str:
                         option for option in options(schema, section) if option.key not in (group, f"{group}.name")
                     )
                     parts.append(f"### {group}={name}{default}\n\n{schema.__doc__}\n\n{table}")
+        if command == "train":
+            parts.append(_NAMED + _table(options(PartOptions, "data.<name>.")))
     return "\n".join(parts)
 
 

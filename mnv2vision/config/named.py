@@ -84,7 +84,7 @@ def add_named(base: DictConfig, given: Sequence[Given]) -> dict[str, Kind]:
         ConfigError: For an unknown data set, or one that is not told.
     """
     kinds: dict[str, Kind] = {}
-    if "data" in base and _CHOICE in base:
+    if isinstance(base.get("data"), DictConfig) and _CHOICE in base:
         for name in _names_of_parts(base, given):
             kinds |= _add_part(base, name, given)
     if base.get("task") == JOINT and "heads" in base:

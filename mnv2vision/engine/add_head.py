@@ -60,11 +60,9 @@ class Addition:
                 raise ConfigError(f"backbone.{key}={value}, but {self._source} has {own[key]}, and keeps it")
         kept = held.preprocessing.to_dict()
         given = {f"preprocessing.{key}": (value, kept[key]) for key, value in values(config.preprocessing).items()}
-        size = config.model.image_size
-        wanted_size = [size, size] if isinstance(size, int) else size
-        given["model.image_size"] = (wanted_size, kept["image_size"])
+        given["model.image_size"] = (config.model.image_size, kept["image_size"])
         for key, (value, theirs) in given.items():
-            if value is not None and list_or_value(value) != list_or_value(theirs):
+            if value is not None and _comparable(value, key) != _comparable(theirs, key):
                 raise ConfigError(f"{key}={value}, but {self._source} has {theirs}, and keeps it")
 
     def model(self, config: Train, names: tuple[str, ...]) -> VisionModel:
@@ -107,9 +105,10 @@ class Addition:
         return join({**old, self._name: copy.deepcopy(model).cpu()})
 
 
-def list_or_value(value: object) -> object:
-    """Lists for tuples, so that they can be compared."""
-    return list(value) if isinstance(value, tuple) else value
+def _comparable(value: object, key: str) -> object:
+    if key == "model.image_size" and isinstance(value, int):
+        return [value, value]
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _of_layer(state: Mapping[str, object], layer: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The data sets of a run: which heads each of them serves, and the classes that a head learns from all of its."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -7,13 +8,15 @@ from mnv2vision.config.named import named_parts
 from mnv2vision.config.schema import Eval, Train
 from mnv2vision.contracts import HeadConfig, HeadInUse, HeadSettings, HeadTraining, ModelConfig, Target, class_names
 from mnv2vision.data.formats.imagenet import check_same_classes
-from mnv2vision.data.mixture import Labels, Mixture, Relabelled, unite
+from mnv2vision.data.mixture import Labels, Mixture, Relabelled, counts_per_batch, unite
 from mnv2vision.data.sample import Sample, SampleSource, names_of
 from mnv2vision.data.sources import create_source, offered
 from mnv2vision.errors import ConfigError
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.tasks.options import Part
+
+log = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 
@@ -158,13 +161,17 @@ def classes(parts: Sequence[DataPart], head: str, teacher: HeadConfig | None = N
     return next(iter(names.values())) if len(names) == 1 else unite(names, f"head {head}")
 
 
-def training_source(parts: Sequence[DataPart], config: ModelConfig, alpha: float) -> SampleSource:
+def training_source(parts: Sequence[DataPart], config: ModelConfig, alpha: float, batch_size: int) -> SampleSource:
     """What a run learns from, with the labels of the model's heads.
 
     Args:
         parts: The data sets.
         config: Of the model.
         alpha: Power of the number of images in a data set's share of a batch.
+        batch_size: Per process.
+
+    Raises:
+        ConfigError: For batches that are too small to have images of all.
     """
     sources = {}
     for part in parts:
@@ -177,7 +184,11 @@ def training_source(parts: Sequence[DataPart], config: ModelConfig, alpha: float
         sources[part.name] = Relabelled(part.train, Labels(**labels), ()) if labels else part.train
     if len(parts) == 1:
         return next(iter(sources.values()))
-    return Mixture(sources, [part.share or len(sources[part.name]) ** alpha for part in parts])
+    shares = [part.share or len(sources[part.name]) ** alpha for part in parts]
+    counts = counts_per_batch(shares, batch_size, list(sources))
+    told = ", ".join(f"{count} of {name}" for name, count in zip(sources, counts, strict=True))
+    log.info("each batch has %s; an epoch has as many images as they have together", told)
+    return Mixture(sources, shares)
 
 
 def validation_source(parts: Sequence[DataPart], config: ModelConfig) -> SampleSource:

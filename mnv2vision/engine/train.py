@@ -95,7 +95,7 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
         config = replace(config, freeze=addition.frozen)
     evaluation = EvaluationTransform(model.preprocessing)
     source, val_source = (
-        training_source(data_parts, model.config, config.data.alpha),
+        training_source(data_parts, model.config, config.data.alpha, config.loader.batch_size),
         validation_source(data_parts, model.config),
     )
     if config.init_from and resumed is None:
@@ -201,6 +201,9 @@ def head_settings(config: Train, tasks: Mapping[str, str]) -> dict[str, HeadSett
 
 def augmentation(config: Train, tasks: Mapping[str, str], preprocessing: Preprocessing) -> Transform:
     """The training transform: the task's, or the one that moves image, boxes and mask together."""
+    if config.add_to and config.task != "classification" and preprocessing.resize == "crop":
+        log.warning("add_to: the model crops its photos: what lies outside is not seen, by no head")
+        preprocessing = replace(preprocessing, resize="stretch")  # of windows that are drawn anyway
     if config.task != JOINT:
         return TASKS[config.task].training().augmentation(config.augmentation, preprocessing)
     options: dict[str, Any] = dict(config.augmentation)

@@ -16,16 +16,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from mnv2vision.common.distributed import gather
-from mnv2vision.contracts import HeadSettings, HeadTraining, Raw
+from mnv2vision.contracts import HeadTraining, Raw
 from mnv2vision.data.batch import Batch, sample_seed
-from mnv2vision.data.sample import SampleSource
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.models.shared_pass import shared_pass
-from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.tasks.objective import Objective
 from mnv2vision.tasks.options import Part, TrainingOptions
 from mnv2vision.tasks.teachers import Teacher
+from mnv2vision.training.balance import cosine_names
 from mnv2vision.training.optim import WARMUP_SHARE, build_optimizer, schedule, warmup_steps
 from mnv2vision.training.quantization import FakeQuantization
 
@@ -69,7 +68,7 @@ class Task(pl.LightningModule):
             self.model.to(memory_format=torch.channels_last)
         model.backbone.freeze(self.options.freeze)
         # To look for NaN would mean to wait for the device.
-        self.epoch_losses = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in self._loss_names()})
+        self.epoch_means = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in self._mean_names()})
         self.quantization = FakeQuantization(model, model.preprocessing.image_size) if self.options.quantize else None
         self._compiled: Callable[[Tensor], Raw] | None = None
         self.metrics: dict[str, float] = {}
@@ -77,27 +76,14 @@ class Task(pl.LightningModule):
         self._losses: list[tuple[Tensor, list[int | str]]] = []
         self._resumed_pace: dict[str, float] | None = None
 
-    @classmethod
-    def create(
-        cls, model: VisionModel, source: SampleSource, options: TrainingOptions | None, settings: HeadSettings
-    ) -> "Task":
-        """Set up training or evaluation of a model with one head.
-
-        Args:
-            model: The model.
-            source: The validation samples.
-            options: None for evaluation alone.
-            settings: Of the objective and the evaluation.
-        """
-        training = TASKS[model.task].training()
-        return Task(
-            model, {name: training.create(head, source, settings) for name, head in model.heads_in_use()}, options
-        )
-
     @property
     def monitor(self) -> str:
         """The metric that decides which epoch is best; the larger the better."""
-        return "monitor" if len(self.model.heads) > 1 else next(iter(self.heads.values())).monitor
+        return "monitor" if self._several else next(iter(self.heads.values())).monitor
+
+    @property
+    def _several(self) -> bool:
+        return len(self.model.heads) > 1 or sum(part.measured for part in self.parts) > 1
 
     def _measured(self) -> Iterator[tuple[str, str, HeadTraining]]:
         """What is evaluated: the head's name, what stands before its metrics, and it."""
@@ -138,7 +124,7 @@ class Task(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Start the mean loss anew; not called where an epoch is resumed in its middle."""
-        for loss in self.epoch_losses.values():
+        for loss in self.epoch_means.values():
             loss.reset()  # type: ignore[operator]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -154,18 +140,20 @@ class Task(pl.LightningModule):
         count = len(batch.image_ids)
         for name, value in found.parts.items():
             self.log(f"step_{name}", value.detach())
-        for name, value in found.cosines.items():
-            self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=count)
-        for name, value in zip(self.epoch_losses, [loss, *found.heads.values()], strict=True):
-            metric = self.epoch_losses[name]
+        means = {"loss": loss, **{f"{name}/loss": value for name, value in found.heads.items()}, **found.cosines}
+        for name, metric in self.epoch_means.items():
             assert isinstance(metric, MeanMetric)
-            metric.update(value.detach(), count)
-            self.log(name.replace("-", "/"), metric, on_step=False, on_epoch=True)
+            if (told := name.replace(":", "/")) in means:  # gradients are compared now and then
+                metric.update(means[told].detach(), count)
+            self.log(told, metric, on_step=False, on_epoch=True)
         return loss
 
-    def _loss_names(self) -> list[str]:
-        """Of the means over an epoch: of the loss, and of the heads' where there are several."""
-        return ["loss", *([f"{name}-loss" for name in self.heads] if len(self.heads) > 1 else [])]
+    def _mean_names(self) -> list[str]:
+        """Of the means over an epoch: of the loss, and of several heads their losses and the gradients' cosines."""
+        if len(self.heads) == 1:
+            return ["loss"]
+        cosines = cosine_names(self.heads) if not self.options.compile else []
+        return ["loss", *(f"{name}:loss" for name in self.heads), *(name.replace("/", ":") for name in cosines)]
 
     def on_train_epoch_end(self) -> None:
         """Look at the last losses, too."""
@@ -189,7 +177,7 @@ class Task(pl.LightningModule):
         checkpoint["pace"] = self._pace()
         # What the weights to start from decided, which need not be there when the run is resumed.
         checkpoint["model"] = self.model.config.to_dict()
-        means = [(float(loss.mean_value), float(loss.weight)) for loss in self.epoch_losses.values()]  # type: ignore[arg-type]
+        means = [(float(loss.mean_value), float(loss.weight)) for loss in self.epoch_means.values()]  # type: ignore[arg-type]
         checkpoint["epoch_losses"] = gather(means)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
@@ -198,7 +186,7 @@ class Task(pl.LightningModule):
         self._resumed_pace = kept.get("pace")  # which checkpoints of 0.1.0's first days lack
         states = kept["epoch_losses"] if "epoch_losses" in kept else [[mean] for mean in kept["epoch_loss"]]  # 0.1.0
         if len(states) == self.trainer.world_size:
-            for loss, (total, weight) in zip(self.epoch_losses.values(), states[self.trainer.global_rank], strict=True):
+            for loss, (total, weight) in zip(self.epoch_means.values(), states[self.trainer.global_rank], strict=True):
                 loss.mean_value = torch.tensor(total, device=self.device)
                 loss.weight = torch.tensor(weight, device=self.device)
 
@@ -242,7 +230,7 @@ class Task(pl.LightningModule):
                 if (told := f"{place.strip('/')}: {remark}".removeprefix(": ")) not in self._remarked:
                     log.warning(told)
                     self._remarked.add(told)
-        if len(self.model.heads) > 1:
+        if self._several:
             self.metrics["monitor"] = self._monitored(main)
         self.log_dict(self.metrics)
 

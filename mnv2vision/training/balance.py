@@ -1,12 +1,13 @@
 """One loss of those of several heads, and what their gradients have to do with one another."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mnv2vision.errors import ConfigError
 
@@ -36,7 +37,7 @@ class Balance(nn.Module):
             raise ConfigError(f"loss.balance={mode!r} is unknown; valid: {', '.join(MODES)}")
         for name, weight in weights.items():
             if not weight >= 0:
-                raise ConfigError(f"loss.{name}.weight={weight} must not be negative")
+                raise ConfigError(f"loss.weights.{name}={weight} must not be negative")
         self.weights, self.mode = dict(weights), mode
         self.log_variances = nn.Parameter(torch.zeros(len(weights))) if mode == "uncertainty" else None
         self.factors: dict[str, Tensor] = {}
@@ -78,7 +79,10 @@ def gradients(losses: Mapping[str, Tensor], shared: Tensor) -> dict[str, Tensor]
 def cosines(losses: Mapping[str, Tensor], shared: Tensor) -> dict[str, Tensor]:
     """The cosine between the gradients of each two heads, in -1..1: below 0 they pull against each other."""
     found = gradients(losses, shared)
-    return {
-        f"cosine/{one}-{other}": torch.nn.functional.cosine_similarity(found[one], found[other], dim=0)
-        for one, other in combinations(found, 2)
-    }
+    pairs = combinations(found.values(), 2)
+    return {name: F.cosine_similarity(*pair, dim=0) for name, pair in zip(cosine_names(found), pairs, strict=True)}
+
+
+def cosine_names(heads: Iterable[str]) -> list[str]:
+    """What `cosines` calls those of some heads."""
+    return [f"cosine/{one}-{other}" for one, other in combinations(heads, 2)]

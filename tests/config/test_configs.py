@@ -12,6 +12,7 @@ import torch
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 import mnv2vision as mv
 from mnv2vision.backbones import BACKBONES
@@ -19,13 +20,15 @@ from mnv2vision.config.backbones import BACKBONES as SCHEMAS
 from mnv2vision.config.compose import config_folder, groups, load_config
 from mnv2vision.config.datasets import DATASETS
 from mnv2vision.config.help import options_page
+from mnv2vision.config.named import add_named, head_tasks
 from mnv2vision.config.options import options, values
 from mnv2vision.config.schema import COMMANDS, Train, command_options
 from mnv2vision.data.augment.classification import EvaluationTransform
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.loader import DataModule
 from mnv2vision.engine.initial import new_model
-from mnv2vision.engine.train import head_settings, training_options
+from mnv2vision.engine.parts import DataPart, task_parts
+from mnv2vision.engine.train import augmentation, head_settings, training_options
 from mnv2vision.errors import ConfigError
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.tasks.base import Task
@@ -58,6 +61,12 @@ def test_the_groups() -> None:
     assert CHOICES["dataset"] == ["coco", "imagenet", "shapes", "voc"]
 
 
+def model_of(config: Train, names: tuple[str, ...]) -> Any:
+    """The model of a run on data of these classes."""
+    tasks = head_tasks(config.task, config.heads)
+    return new_model(config, tasks, dict.fromkeys(tasks, names))
+
+
 class Three(Shapes):
     """A source of three classes."""
 
@@ -70,22 +79,24 @@ class Three(Shapes):
 def build_all(config: Train) -> None:
     """Everything a training run makes of its configuration, but the training."""
     with torch.device("meta"):
-        model = new_model(replace(config, init_from=None), ("ant", "bee", "wasp"))
+        model = model_of(replace(config, init_from=None), ("ant", "bee", "wasp"))
     assert model.config.backbone == config.backbone["name"]
     # No key is left over that nobody reads: the functions refuse what they do not know.
     given = {key for key, value in {**config.backbone, **values(config.model)}.items() if value is not None}
-    assert given - {"name", "image_size", "num_classes"} <= set(model.config.arguments)
-    kind = TASKS[config.task]
-    source = Shapes("train", 4, image_size=48)
-    augmentation = kind.training().augmentation(config.augmentation, model.preprocessing)
+    tasks = head_tasks(config.task, config.heads)
+    if config.task != "joint":
+        assert given - {"name", "image_size", "num_classes"} <= set(model.config.arguments)
+    source = Three()
+    transform = augmentation(config, tasks, model.preprocessing)
     DataModule(
-        (source, augmentation),
+        (source, transform),
         (source, EvaluationTransform(model.preprocessing)),
         **values(config.loader),
-        **values(config.data),
+        on_error=config.data.on_error,
     )
     options = training_options(config)
-    Task.create(model, Three(), options, head_settings(config))
+    part = DataPart("", config.dataset, {name: TASKS[task].target for name, task in tasks.items()}, source, source)
+    Task(model, task_parts([part], model, head_settings(config, tasks), training=True), options)
     optimizer = {key: value for key, value in options.optimizer.items() if key != "reference_batch"}
     build_optimizer(model, **optimizer)
     factor = schedule(total_steps=100, steps_per_epoch=10, **options.schedule)
@@ -140,7 +151,8 @@ def test_every_key_has_a_kind_that_takes_its_default_and_a_line_of_help(command:
             for backbone in choices.get("backbone", [None]):
                 chosen = {"task": task, "dataset": dataset, "backbone": backbone}
                 config = composed(command, [f"{key}={value}" for key, value in chosen.items() if value])
-                assert [key for key in leaves(config) if key not in kinds] == []
+                named = add_named(OmegaConf.create(config), [])
+                assert [key for key in leaves(config) if key not in kinds | named] == []
 
 
 def test_the_page_of_options_is_up_to_date() -> None:
@@ -167,7 +179,7 @@ def test_an_input_with_two_sides() -> None:
         assert composed(command, ["model.image_size=[96,128]"])["model"]["image_size"] == [96, 128]
         assert composed(command, ["model.image_size=96"])["model"]["image_size"] == 96
     config = load_config(Train, ["model.image_size=[96,128]", "augmentation.image_size=[64,80]"])
-    model = new_model(config, ("ant", "bee"))
+    model = model_of(config, ("ant", "bee"))
     assert model.preprocessing.image_size == (96, 128)
     assert config.augmentation["image_size"] == [64, 80]
 
@@ -249,7 +261,7 @@ def test_the_options_of_a_backbone_are_those_of_its_class(backbone: str) -> None
 def test_what_is_left_open_is_the_librarys(tmp_path: Path) -> None:
     config = load_config(Train, ["dataset=imagenet", "init_from=none"])
     with torch.device("meta"):
-        ours = new_model(config, ("ant", "bee"))
+        ours = model_of(config, ("ant", "bee"))
         theirs = mv.create_model("classification", names=("ant", "bee"))
     assert ours.preprocessing == theirs.preprocessing
     assert [tuple(p.shape) for p in ours.parameters()] == [tuple(p.shape) for p in theirs.parameters()]
@@ -265,7 +277,7 @@ def test_what_is_left_open_comes_from_the_weights(tmp_path: Path) -> None:
     )
     mv.save(start, tmp_path / "start.safetensors")
     common = ["dataset=imagenet", "recipe=null", f"init_from={tmp_path / 'start.safetensors'}"]
-    model = new_model(load_config(Train, common), ("ant", "bee"))
+    model = model_of(load_config(Train, common), ("ant", "bee"))
     assert (model.config.backbone_options["width"], model.config.backbone_options["padding"], model.num_classes) == (
         0.35,
         "tf",
@@ -273,7 +285,7 @@ def test_what_is_left_open_comes_from_the_weights(tmp_path: Path) -> None:
     )
     assert model.preprocessing == start.preprocessing
     assert torch.equal(model.backbone.stem.conv.weight, start.backbone.stem.conv.weight)  # type: ignore[union-attr]
-    model = new_model(load_config(Train, [*common, "model.image_size=96"]), ("ant", "bee"))
+    model = model_of(load_config(Train, [*common, "model.image_size=96"]), ("ant", "bee"))
     assert model.preprocessing.image_size == (96, 96)
     assert model.preprocessing.mean == (0.5, 0.5, 0.5)
 
@@ -294,7 +306,7 @@ def test_the_modern_recipe_is_evaluated_as_its_model_was() -> None:
     """pytorch/vision PR 5560: trained at 176, evaluated at 224 of 232."""
     config = load_config(Train, ["recipe=imagenet_modern", "dataset=imagenet"])
     with torch.device("meta"):
-        model = new_model(config, ("ant", "bee"))
+        model = model_of(config, ("ant", "bee"))
     place = model.preprocessing.placement(400, 400)
     assert (place.height, place.width, model.preprocessing.image_size) == (232, 232, (224, 224))
     augmentation = TASKS["classification"].training().augmentation(config.augmentation, model.preprocessing)
@@ -358,6 +370,6 @@ def test_the_recipe_that_is_chosen_by_itself(task: str) -> None:
 def test_crops_of_extreme_ratios_have_pixels(ratio: str) -> None:
     config = load_config(Train, [f"augmentation.crop_ratio={ratio}", "model.image_size=32"])
     with torch.device("meta"):
-        model = new_model(config, ("ant", "bee"))
+        model = model_of(config, ("ant", "bee"))
     augmentation = TASKS["classification"].training().augmentation(config.augmentation, model.preprocessing)
     assert augmentation(Shapes("train", 1, image_size=48)[0], 0).image.shape == (32, 32, 3)

@@ -14,13 +14,15 @@ import torch
 
 from mnv2vision.config.compose import groups, kinds, load_config
 from mnv2vision.config.kinds import Flag, Kind, Many, Number, OneOf
+from mnv2vision.config.named import head_tasks
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import COMMANDS
 from mnv2vision.data.augment.classification import EvaluationTransform
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.loader import DataModule
 from mnv2vision.engine.initial import new_model
-from mnv2vision.engine.train import head_settings, training_options
+from mnv2vision.engine.parts import DataPart, task_parts
+from mnv2vision.engine.train import augmentation, head_settings, training_options
 from mnv2vision.engine.trainer import check_limits, check_loggers, create_loggers, create_trainer, training_callbacks
 from mnv2vision.errors import ConfigError
 from mnv2vision.models.tasks import TASKS
@@ -112,7 +114,7 @@ def build(command: str, config: Any, folder: Path) -> None:
     """What a command makes of its configuration before it reads the user's files."""
     if command == "eval":
         create_trainer(config.trainer, folder)
-        DataModule(None, (Three(), lambda sample, seed: sample), **values(config.loader), **values(config.data))
+        DataModule(None, (Three(), lambda sample, seed: sample), **values(config.loader), on_error=config.data.on_error)
         InferenceOptions(**values(config.inference))
     if command == "predict":
         InferenceOptions(**values(config.inference))
@@ -120,14 +122,15 @@ def build(command: str, config: Any, folder: Path) -> None:
         return
     check_loggers(config.loggers)
     with torch.device("meta"):
-        model = new_model(replace(config, init_from=None), Three.names)
-    kind, source = TASKS[config.task], Three()
-    augmentation = kind.training().augmentation(config.augmentation, model.preprocessing)
+        tasks = head_tasks(config.task, config.heads)
+        model = new_model(replace(config, init_from=None), tasks, dict.fromkeys(tasks, Three.names))
+    source, transform = Three(), augmentation(config, tasks, model.preprocessing)
     if max(model.preprocessing.image_size) <= 1024:
-        augmentation(source[0], config.seed)
-    parts = (source, augmentation), (source, EvaluationTransform(model.preprocessing))
-    DataModule(*parts, seed=config.seed, **values(config.loader), **values(config.data))
-    task = Task.create(model, source, training_options(config), head_settings(config))
+        transform(source[0], config.seed)
+    parts = (source, transform), (source, EvaluationTransform(model.preprocessing))
+    DataModule(*parts, seed=config.seed, **values(config.loader), on_error=config.data.on_error)
+    part = DataPart("", config.dataset, {name: TASKS[task].target for name, task in tasks.items()}, source, source)
+    task = Task(model, task_parts([part], model, head_settings(config, tasks), training=True), training_options(config))
     task.check_options()
     callbacks = training_callbacks(config, folder, History(folder / "metrics.csv"), task.monitor)
     trainer = create_trainer(config.trainer, folder, callbacks, create_loggers(config.loggers, folder))

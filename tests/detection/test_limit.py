@@ -54,7 +54,7 @@ def test_two_hundred_objects_that_are_all_found(
     task = DetectionTask(model, evaluator)
     raw = RawDetections(torch.zeros(1, len(corners), 4), logits, anchors)
     images = torch.zeros(1, 3, *SIZE, dtype=torch.uint8)
-    task.only.evaluate(lambda _: raw, images, Batch(images, [1], truth=[truth]))
+    task.heads["detection"].evaluate(lambda _: raw, images, Batch(images, [1], truth=[truth]))
     assert evaluator.compute()["mAP"] == pytest.approx(mean_precision, abs=1e-6)
     task.write_report(tmp_path)
     (result,) = evaluator.results

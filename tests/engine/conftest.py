@@ -48,7 +48,7 @@ def tiny() -> tuple[str, ...]:
 def train(monkeypatch: pytest.MonkeyPatch) -> Train:
     """Train in this process; gives the exit status."""
     for picture in ("confusion_matrix", "contact_sheet"):  # half of a run's time
-        monkeypatch.setattr(draw, picture, lambda *args: None)
+        monkeypatch.setattr(draw, picture, lambda *args, **options: None)
 
     def run(*arguments: str) -> int:
         tiny = () if any(argument.startswith("resume=") for argument in arguments) else TINY

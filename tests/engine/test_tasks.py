@@ -197,12 +197,15 @@ def test_a_data_set_without_images_leaves_nothing(tmp_path: Path, capsys: Captur
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("task", ["detection", "segmentation"])
+@pytest.mark.parametrize("task", ["detection", "segmentation", "joint"])
 def test_two_processes_give_the_figures_of_one(tmp_path: Path, start: Start, task: str, patience: float) -> None:
     """An odd number of images, so that one process has more than the other."""
-    names = Shapes.names if task == "detection" else Shapes.mask_names
+    names = {"classification": Shapes.names, "detection": Shapes.names, "segmentation": Shapes.mask_names}
     torch.manual_seed(0)
-    model = mv.create_model(task, width=0.35, image_size=64, names=names)
+    if task == "joint":
+        model = mv.create_model({name: {"names": own} for name, own in names.items()}, width=0.35, image_size=64)
+    else:
+        model = mv.create_model(task, width=0.35, image_size=64, names=names[task])
     file.save(model, tmp_path / "model.safetensors")
     common = ["checkpoint=model.safetensors", "dataset.val_size=7", "loader.workers=0", "trainer.accelerator=cpu"]
     for name, more in (("one", []), ("two", ["trainer.devices=2", "trainer.strategy=ddp"])):

@@ -174,7 +174,7 @@ def test_the_loss(model: Any, photos: Any) -> None:
     masks[:, :9] = 255
     task = SegmentationTask(model, SegmentationEvaluator(NAMES))
     batch = Batch(images=images, image_ids=[1, 2], masks=masks)
-    (ours,) = task.only.loss(task(model.preprocessing.normalize(images)), batch).values()
+    (ours,) = task.heads["segmentation"].loss(task(model.preprocessing.normalize(images)), batch).values()
     assert ours.item() == pytest.approx(F.cross_entropy(logits, masks.long(), ignore_index=255).item(), rel=1e-5)
 
 
@@ -186,8 +186,8 @@ def test_the_evaluation(model: Any, photos: Any) -> None:
     truth = [Sample(photos[0], index, "", size=(64, 80), mask=mask) for index, mask in enumerate(masks)]
     with torch.no_grad():
         batch = Batch(images=images, image_ids=[0, 1], truth=truth)
-        task.only.evaluate(task, model.preprocessing.normalize(images), batch)
-    assert task.only.evaluator.compute()["pixel_accuracy"] > 0.999  # but where two classes are alike
+        task.heads["segmentation"].evaluate(task, model.preprocessing.normalize(images), batch)
+    assert task.heads["segmentation"].evaluator.compute()["pixel_accuracy"] > 0.999  # but where two classes are alike
 
 
 @pytest.mark.parametrize("window", [False, True])

@@ -9,6 +9,7 @@ from mnv2vision.contracts import HeadSettings
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.detection.coco_evaluator import CocoEvaluator
 from mnv2vision.detection.voc_evaluator import VocEvaluator
+from mnv2vision.models.tasks import TASKS
 from mnv2vision.tasks.base import Task
 
 
@@ -27,6 +28,8 @@ class VocShapes(Shapes):
 )
 def test_the_evaluator(source: type[Shapes], protocol: str | None, evaluator: Any) -> None:
     model = mv.create_model("detection", width=0.35, names=Shapes.names, image_size=64)
-    task = Task.create(model, source("val", 1), None, HeadSettings(protocol=protocol))
-    assert isinstance(task.evaluator, evaluator)
+    ((name, head),) = model.heads_in_use()
+    training = TASKS["detection"].training().create(head, source("val", 1), HeadSettings(protocol=protocol))
+    task = Task(model, {name: training})
+    assert isinstance(training.evaluator, evaluator)
     assert task.monitor == ("mAP" if evaluator is VocEvaluator else "AP")

@@ -1,0 +1,303 @@
+"""Runs with several heads: on one data set or several, added to a finished model, taught, resumed, on two processes."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mnv2vision as mv
+from mnv2vision.cli.main import main
+from mnv2vision.contracts import RawDetections
+from mnv2vision.data.formats.shapes import Shapes
+
+pytestmark = pytest.mark.slow
+
+Train = Callable[..., int]
+Start = Callable[..., "subprocess.Popen[str]"]
+Capture = pytest.CaptureFixture[str]
+JOINT = ("task=joint", "recipe=null", "preprocessing.resize=stretch")
+
+
+def parts(*names: str, **options: Any) -> list[str]:
+    """Small data sets of shapes, each for the head of its name, and unlike one another."""
+    sizes = {"classification": 24, "detection": 17, "segmentation": 10}
+    arguments = []
+    for seed, name in enumerate(names):
+        section = {"dataset": "shapes", "train_size": sizes.get(name, 9), "val_size": 9, "image_size": 48, "seed": seed}
+        arguments += [f"data.{name}.{key}={value}" for key, value in {**section, **options}.items()]
+    return arguments
+
+
+def metrics(run: Path) -> dict[str, float]:
+    found: dict[str, float] = json.loads((run / "metrics.json").read_text())
+    return found
+
+
+def outputs(raw: Any) -> list[torch.Tensor]:
+    return [raw.box_codes, raw.class_logits] if isinstance(raw, RawDetections) else [raw]
+
+
+def test_the_shapes_give_all_three(tmp_path: Path, train: Train) -> None:
+    run = tmp_path / "run"
+    assert train(*JOINT, "ema.decay=0.9", f"run_dir={run}") == 0
+    found = metrics(run)
+    assert {"classification/top1", "detection/AP", "detection/AP50", "segmentation/mIoU", "monitor"} <= set(found)
+    mean = (found["classification/top1"] + found["detection/AP"] + found["segmentation/mIoU"]) / 3
+    assert found["monitor"] == pytest.approx(mean)
+    header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"loss", "classification/loss", "detection/loss", "cosine/classification-detection"} <= set(header)
+    model = mv.load(run / "model.safetensors")
+    assert set(model.heads) == {"classification", "detection", "segmentation"}
+    assert model.config.heads["segmentation"].names == Shapes.mask_names
+    for head in model.heads:
+        assert (run / head / "per_class.csv").is_file()
+
+    again = tmp_path / "eval"
+    arguments = ["dataset.val_size=17", "dataset.image_size=48", "loader.workers=0", "trainer.accelerator=cpu"]
+    assert main(["eval", f"checkpoint={run / 'model.safetensors'}", *arguments, f"run_dir={again}"]) == 0
+    assert metrics(again) == pytest.approx(found, abs=1e-6, nan_ok=True)
+
+
+def test_a_data_set_for_each_head(tmp_path: Path, train: Train, start: Start, patience: float, capsys: Capture) -> None:
+    """Each metric is that of the head alone on its own data; and two processes give what one gives."""
+    run = tmp_path / "run"
+    data = parts("classification", "detection", "segmentation")
+    assert train(*JOINT, *data, "data.detection.share=2", f"run_dir={run}") == 0
+    found = metrics(run)
+    model = mv.load(run / "model.safetensors")
+    for name, metric in (("classification", "top1"), ("detection", "AP50"), ("segmentation", "mIoU")):
+        own = data[5 * list(model.heads).index(name) :][:5]
+        section = {key.rpartition(".")[2]: value for key, _, value in (item.partition("=") for item in own)}
+        del section["dataset"], section["train_size"]
+        alone = mv.evaluate(
+            model.only(name),
+            **{f"dataset.{key}": int(value) for key, value in section.items()},
+            **{"loader.workers": 0, "trainer.accelerator": "cpu", "run_dir": str(tmp_path / name)},
+        )
+        assert found[f"{name}/{metric}"] == pytest.approx(alone[metric], abs=1e-6)
+    capsys.readouterr()
+    two = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", "loader.workers=0"]
+    process = start("eval", f"checkpoint={run / 'model.safetensors'}", *data, *two, f"run_dir={tmp_path / 'two'}")
+    _, error = process.communicate(timeout=patience)
+    assert process.returncode == 0, error
+    assert metrics(tmp_path / "two") == pytest.approx(found, abs=1e-3, nan_ok=True)
+
+
+def test_trained_on_two_processes(tmp_path: Path, start: Start, tiny: tuple[str, ...], patience: float) -> None:
+    """No parameter is without a gradient, which DDP would report, though each image has one label."""
+    more = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}")
+    own = [item for item in tiny if not item.startswith("dataset.")]
+    process = start("train", *JOINT, *own, *parts("classification", "detection", "segmentation"), *more)
+    _, error = process.communicate(timeout=patience)
+    assert process.returncode == 0, error
+    assert "monitor" in metrics(tmp_path / "run")
+
+
+@pytest.mark.parametrize("balance", ["fixed", "uncertainty", "gradient"])
+def test_resumed_to_the_bit(balance: str, tmp_path: Path, train: Train, interrupt: Callable[..., None]) -> None:
+    arguments = (
+        *JOINT,
+        *parts("classification", "detection", "segmentation"),
+        f"loss.balance={balance}",
+        "checkpoint.every_n_steps=2",
+        "trainer.max_epochs=3",
+    )
+    assert train(*arguments, f"run_dir={tmp_path / 'whole'}") == 0
+    interrupt((0, 3), (1, 1), (1, "validation"), (2, 2))
+    with pytest.raises(InterruptedError):
+        train(*arguments, f"run_dir={tmp_path / 'cut'}")
+    for _ in range(10):
+        try:
+            assert train(f"resume={tmp_path / 'cut/checkpoints/last.ckpt'}") == 0
+            break
+        except InterruptedError:
+            continue
+    states = [mv.load(tmp_path / run / "model.safetensors").state_dict() for run in ("whole", "cut")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    tables = [(tmp_path / run / "metrics.csv").read_text() for run in ("whole", "cut")]
+    assert tables[0] == tables[1]
+
+
+def test_a_head_added_to_a_finished_model(tmp_path: Path, train: Train, capsys: Capture) -> None:
+    """What the model answered, it still answers, to the bit; the new head is trained."""
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    assert train("task=classification", "recipe=null", f"run_dir={first}") == 0
+    start = first / "model.safetensors"
+    more = ("task=segmentation", f"add_to={start}", "optimizer.lr=0.01")
+    assert train(*more, "backbone.width=null", "model.image_size=null", f"run_dir={second}") == 0
+    assert "mIoU" in metrics(second)
+    again = ("task=classification", f"add_to={second / 'model.safetensors'}", "add_as=kind")
+    assert train(*again, "backbone.width=null", "model.image_size=null", f"run_dir={third}") == 0
+    old, new = mv.load(start), mv.load(third / "model.safetensors")
+    assert set(new.heads) == {"classification", "segmentation", "kind"}
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        raw: Any = new(images)
+        middle: Any = mv.load(second / "model.safetensors")(images)
+        assert torch.equal(raw["classification"], old(images))
+        assert torch.equal(raw["segmentation"], middle["segmentation"])
+    assert not torch.equal(raw["kind"], raw["classification"])
+    capsys.readouterr()
+    for given, message in (
+        (("task=classification",), "it has a head classification; give the new one a name: add_as=<name>"),
+        (("task=detection", "backbone.width=0.5"), "backbone.width=0.5, but"),
+        (("task=detection", "backbone.width=null", "model.image_size=64"), "model.image_size=64, but"),
+        (("task=detection", "init_from=x"), "init_from=x: add_to trains the head alone"),
+    ):
+        size = () if any("image_size" in item for item in given) else ("model.image_size=null",)
+        assert train(*given, *size, f"add_to={start}", f"run_dir={tmp_path / 'no'}") == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_deeper_head_brings_its_own_layers(tmp_path: Path, train: Train) -> None:
+    """A segmentation model has no layers of 1280 channels, which a classifier stands on."""
+    model = mv.create_model("segmentation", names=Shapes.mask_names, width=0.35, image_size=32)
+    mv.save(model, tmp_path / "start.safetensors")
+    more = ("task=classification", f"add_to={tmp_path / 'start.safetensors'}", "model.image_size=null")
+    assert train(*more, "backbone.width=null", f"run_dir={tmp_path / 'run'}") == 0
+    joint = mv.load(tmp_path / "run/model.safetensors")
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        raw: Any = joint(images)
+        assert torch.equal(raw["segmentation"], model.eval()(images))
+    fresh = mv.create_model("classification", names=Shapes.names, width=0.35, image_size=32)
+    assert "last.conv.weight" in dict(fresh.backbone.named_parameters())
+    assert joint.backbone.get_buffer("last.norm.num_batches_tracked") > 0
+
+
+def test_a_head_without_a_label_is_taught(tmp_path: Path, train: Train) -> None:
+    teacher = mv.create_model("segmentation", names=("background", "thing"), width=0.35, image_size=32).eval()
+    mv.save(teacher, tmp_path / "teacher.safetensors")
+    taught = (f"teachers.segmentation={tmp_path / 'teacher.safetensors'}", *parts("classification", "detection"))
+    assert train(*JOINT, *taught, f"run_dir={tmp_path / 'run'}") == 0
+    model = mv.load(tmp_path / "run/model.safetensors")
+    assert model.config.heads["segmentation"].names == ("background", "thing")
+    assert not any(name.startswith("segmentation/m") for name in metrics(tmp_path / "run"))
+    assert "segmentation/loss" in (tmp_path / "run/metrics.csv").read_text()
+
+
+def test_labels_that_are_for_evaluation_alone(tmp_path: Path, train: Train) -> None:
+    """The classes are the teacher's; the annotations of the data set, some of them, measure what was learned."""
+    names = ("background", *reversed(Shapes.names), "more")
+    teacher = mv.create_model("segmentation", names=names, width=0.35, image_size=32).eval()
+    mv.save(teacher, tmp_path / "teacher.safetensors")
+    data = (*parts("classification"), *parts("segmentation", labels="false"))
+    more = ("heads=[classification,segmentation]", f"teachers.segmentation={tmp_path / 'teacher.safetensors'}")
+    assert train(*JOINT, *data, *more, f"run_dir={tmp_path / 'run'}") == 0
+    assert mv.load(tmp_path / "run/model.safetensors").config.heads["segmentation"].names == names
+    assert "segmentation/mIoU" in metrics(tmp_path / "run")
+
+
+def voc_boxes(root: Path, names: list[str]) -> None:
+    """A data set of VOC's layout: in each photo one object of each class."""
+    rng = np.random.default_rng(len(names))
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / "VOC2012" / folder).mkdir(parents=True)
+    for index in range(6):
+        Image.fromarray(rng.integers(0, 256, (48, 48, 3), np.uint8)).save(root / f"VOC2012/JPEGImages/{index}.jpg")
+        objects = "".join(
+            f"<object><name>{name}</name><bndbox><xmin>{4 + 20 * i}</xmin><ymin>5</ymin><xmax>{20 + 20 * i}</xmax>"
+            "<ymax>40</ymax></bndbox></object>"
+            for i, name in enumerate(names)
+        )
+        size = "<size><width>48</width><height>48</height><depth>3</depth></size>"
+        (root / f"VOC2012/Annotations/{index}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+    for split in ("train", "val"):
+        (root / f"VOC2012/ImageSets/Main/{split}.txt").write_text("\n".join(map(str, range(6))))
+
+
+def test_two_data_sets_of_one_head(tmp_path: Path, train: Train) -> None:
+    """Their classes are united by name, and each is measured by itself."""
+    voc_boxes(tmp_path / "a", ["lynx", "newt"])
+    voc_boxes(tmp_path / "b", ["eel", "newt"])
+    data = [
+        item
+        for name in ("a", "b")
+        for item in (
+            f"data.{name}.dataset=voc",
+            f"data.{name}.root={tmp_path / name}",
+            f"data.{name}.heads=[detection]",
+        )
+    ]
+    own = ("heads=[detection]", "trainer.max_epochs=1")
+    assert train(*JOINT, *data, *own, f"run_dir={tmp_path / 'run'}") == 0
+    assert mv.load(tmp_path / "run/model.safetensors").names == ("lynx", "newt", "eel")
+    assert {"a/mAP", "b/mAP"} <= set(metrics(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (parts("classification"), "no data set serves the head detection: give data.detection.dataset= or teachers."),
+        (["heads=[classification,faces]"], "heads: 'faces' is unknown; valid: classification, detection, segmentation"),
+        (["heads=[detection,detection]"], "heads: detection is given twice; name one of them, such as faces:detection"),
+        (["heads=[detection,more:detection]"], "heads: shapes could serve detection and more: say which, such as"),
+        (["data.x.root=a"], "data.x: give data.x.dataset= as well (valid: coco, imagenet, shapes, voc)"),
+        (["data.x.dataset=cifar"], "data.x.dataset=cifar is unknown; valid: coco, imagenet, shapes, voc"),
+        (["data.x.dataset=shapes", "data.x.heads=[faces]"], "data.x.heads: there is no head 'faces'; valid: class"),
+        (["data.x.dataset=shapes", "loader.batch_size=1", *parts("detection")], "each batch has images of all 2"),
+        (["loss.balance=magic"], "loss.balance='magic' is unknown; valid: fixed, uncertainty, gradient"),
+        (["loss.weights.faces=1"], "unknown key loss.weights.faces"),
+        (["model.num_classes=3"], "model.num_classes is for one head"),
+        (["teachers.detection=none.safetensors"], "none.safetensors"),
+        (["preprocessing.resize=crop"], "preprocessing.resize=crop would cut off objects"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, train: Train, capsys: Capture
+) -> None:
+    assert train(*JOINT, *arguments, f"run_dir={tmp_path / 'run'}") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_beside_single_models(tmp_path: Path) -> None:
+    names = {"classification": Shapes.names, "segmentation": Shapes.mask_names}
+    joint = mv.create_model({name: {"names": own} for name, own in names.items()}, width=0.35, image_size=32)
+    mv.save(joint, tmp_path / "joint.safetensors")
+    for name in names:
+        mv.save(joint.only(name), tmp_path / f"{name}.safetensors")
+    others = ",".join(str(tmp_path / f"{name}.safetensors") for name in names)
+    common = ["dataset.val_size=9", "dataset.image_size=48", "loader.workers=0", "trainer.accelerator=cpu"]
+    run = tmp_path / "run"
+    assert (
+        main(["eval", f"checkpoint={tmp_path / 'joint.safetensors'}", f"compare=[{others}]", *common, f"run_dir={run}"])
+        == 0
+    )
+    table = (run / "compare.md").read_text()
+    for metric in ("classification/top1", "segmentation/mIoU"):
+        (line,) = [line for line in table.splitlines() if f"| {metric} " in line]
+        assert "| +0.0000 |" in line
+    assert "| multiply-adds |" in table
+    assert "all of these" in table
+
+
+def test_predictions_of_several_heads(tmp_path: Path) -> None:
+    names = {"classification": Shapes.names, "detection": Shapes.names, "segmentation": Shapes.mask_names}
+    joint = mv.create_model({name: {"names": own} for name, own in names.items()}, width=0.35, image_size=64)
+    mv.save(joint, tmp_path / "joint.safetensors")
+    Image.fromarray(Shapes("val", 1, 96)[0].image).save(tmp_path / "photo.png")
+    output = tmp_path / "out"
+    arguments = [f"checkpoint={tmp_path / 'joint.safetensors'}", f"images={tmp_path / 'photo.png'}", f"output={output}"]
+    assert main(["predict", *arguments, "threshold=0", "runtime=torch"]) == 0
+    (told,) = json.loads((output / "predictions.json").read_text())
+    answers = mv.Predictor(joint, score_threshold=0.0, runtime="torch")(str(tmp_path / "photo.png"))
+    alone = mv.Predictor(joint.only("detection"), score_threshold=0.0, runtime="torch")(str(tmp_path / "photo.png"))
+    assert len(told["detection"]["objects"]) == len(answers.detection) == len(alone)  # type: ignore[union-attr,arg-type]
+    assert set(told) == {"image", *names}
+    assert {path.name for path in output.iterdir()} == {
+        "photo.png.jpg",
+        "photo.png.mask.png",
+        "predictions.json",
+        *(f"predictions_{name}.csv" for name in names),
+    }
+    assert set(answers) == set(names)  # type: ignore[arg-type]

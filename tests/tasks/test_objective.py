@@ -1,0 +1,253 @@
+"""Losses of heads whose images are not all labelled, and of heads that are taught: against arithmetic of its own."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import mnv2vision as mv
+from mnv2vision.classification.training import ClassificationTraining
+from mnv2vision.contracts import RawDetections
+from mnv2vision.data.batch import Batch, collate
+from mnv2vision.data.sample import Boxes, Sample
+from mnv2vision.data.targets import BoxTargets
+from mnv2vision.detection.imitation import imitation_loss
+from mnv2vision.detection.loss import detection_loss
+from mnv2vision.errors import ConfigError
+from mnv2vision.segmentation.loss import segmentation_loss
+from mnv2vision.tasks.objective import Objective
+from mnv2vision.tasks.options import Part, TrainingOptions
+from mnv2vision.tasks.teachers import Teacher
+
+ANCHORS = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]])
+
+
+def raw(logits: list[list[float]]) -> RawDetections:
+    """Two anchors of an image, of which an object can match the first."""
+    return RawDetections(torch.zeros(1, 2, 4), torch.tensor([logits]), ANCHORS)
+
+
+def no_objects() -> BoxTargets:
+    return BoxTargets(
+        torch.zeros(1, 1, 4), torch.zeros(1, 1).long(), torch.zeros(1, 1, dtype=torch.uint8), torch.tensor([True])
+    )
+
+
+# ---- what is not annotated is not negative ----
+
+
+@pytest.mark.parametrize("scores", ["sigmoid", "softmax"])
+def test_a_class_that_is_not_annotated_has_no_gradient_where_nothing_is(scores: Any) -> None:
+    """An image of a data set that knows the first of two classes says nothing of the second."""
+    logits = torch.tensor([[[0.3, -1.0, 2.0], [0.1, 0.5, -0.4]]], requires_grad=True)
+    predicted = RawDetections(torch.zeros(1, 2, 4), logits, ANCHORS)
+    loss = detection_loss(predicted, no_objects(), scores, torch.tensor([[False, True]]))
+    loss.classes.backward()  # type: ignore[no-untyped-call]
+    gradient = logits.grad
+    assert gradient is not None
+    assert (gradient[..., 1] > 0).all()  # the known class is absent
+    if scores == "sigmoid":
+        assert not gradient[..., [0, 2]].any()
+        assert loss.classes.item() == pytest.approx(sum(math.log1p(math.exp(x)) for x in (-1.0, 0.5)), rel=1e-6)
+    else:  # background or the other: both may rise, in the ratio they have
+        assert (gradient[..., [0, 2]] < 0).all()
+        shares = logits.detach().softmax(2)
+        assert loss.classes.item() == pytest.approx(-(shares[..., 0] + shares[..., 2]).log().sum().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("scores", ["sigmoid", "softmax"])
+def test_all_known_is_as_before(scores: Any) -> None:
+    predicted = raw([[0.3, -1.0, 2.0], [0.1, 0.5, -0.4]])
+    whole = detection_loss(predicted, no_objects(), scores)
+    known = detection_loss(predicted, no_objects(), scores, torch.tensor([[False, False]]))
+    torch.testing.assert_close(known.classes, whole.classes)
+
+
+def test_an_object_is_no_other_class() -> None:
+    """Where an object is annotated, it is its class, and none of those that the data set does not know."""
+    targets = BoxTargets(
+        torch.tensor([[[0.0, 0.0, 0.5, 0.5]]]), torch.zeros(1, 1).long(), torch.ones(1, 1).byte(), torch.tensor([True])
+    )
+    predicted = raw([[0.3, -1.0, 2.0], [-9.0, -9.0, 9.0]])
+    loss = detection_loss(predicted, targets, "softmax", torch.tensor([[False, True]]))
+    hit = -torch.tensor([0.3, -1.0, 2.0]).log_softmax(0)[1]
+    assert loss.classes.item() == pytest.approx(hit.item(), abs=1e-3)  # the other anchor costs nothing
+
+
+def test_background_may_be_what_is_not_annotated() -> None:
+    """arXiv 2002.04718, equation 3, by hand."""
+    logits = torch.randn(1, 4, 1, 3, generator=torch.Generator().manual_seed(0))
+    masks = torch.tensor([[[0, 1, 255]]], dtype=torch.uint8)
+    found = segmentation_loss(logits, masks, unknown=torch.tensor([[False, False, True, True]]))
+    shares = logits.softmax(1)[0, :, 0]
+    wanted = -((shares[0, 0] + shares[2, 0] + shares[3, 0]).log() + shares[1, 1].log()) / 2
+    torch.testing.assert_close(found, wanted)
+    known = segmentation_loss(logits, masks, unknown=torch.zeros(1, 4, dtype=torch.bool))
+    torch.testing.assert_close(known, segmentation_loss(logits, masks))
+
+
+def test_a_batch_without_a_single_label() -> None:
+    model = mv.create_model("classification", width=0.35, num_classes=3, image_size=32)
+    ((_, head),) = model.heads_in_use()
+    logits = torch.randn(2, 3, requires_grad=True)
+    batch = Batch(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), [0, 1], labels=torch.tensor([-1, -1]))
+    (loss,) = ClassificationTraining(head).loss(logits, batch).values()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+# ---- teachers ----
+
+
+def test_a_detector_is_taught_by_all_anchors_and_sure_boxes() -> None:
+    student = RawDetections(torch.full((1, 2, 4), 0.5), torch.zeros(1, 2, 2), ANCHORS)
+    teacher = RawDetections(torch.zeros(1, 2, 4), torch.tensor([[[-5.0, 3.0], [5.0, -3.0]]]), ANCHORS)
+    found = imitation_loss(student, teacher, torch.tensor([True]))
+    target = teacher.class_logits.sigmoid().double()
+    entropy = -(target * target.log() + (1 - target) * (1 - target).log()).sum()
+    divergence = 4 * math.log(2) - entropy
+    assert found.item() == pytest.approx(divergence.item() + 4 * 0.5 * 0.5**2, rel=1e-5)  # one sure anchor
+    same = imitation_loss(teacher, teacher, torch.tensor([True]))
+    assert same.item() == pytest.approx(0, abs=1e-5)
+    assert imitation_loss(student, teacher, torch.tensor([False])).item() == 0
+
+
+def test_classes_of_a_detector_by_name() -> None:
+    teacher = RawDetections(torch.zeros(1, 2, 4), torch.tensor([[[0.0, 7.0, 3.0], [5.0, 8.0, -3.0]]]), ANCHORS)
+    student = RawDetections(torch.zeros(1, 2, 4), teacher.class_logits[..., [0, 2]], ANCHORS)
+    assert imitation_loss(student, teacher, torch.tensor([True]), classes=torch.tensor([1])).item() < 1e-5
+
+
+def test_a_detector_with_other_anchors() -> None:
+    other = RawDetections(torch.zeros(1, 2, 4), torch.zeros(1, 2, 2), ANCHORS + 0.1)
+    with pytest.raises(ConfigError, match="the detector has 2 anchors for this input, of which not all are"):
+        imitation_loss(other, raw([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([True]))
+
+
+def student_and_teacher(task: str, **options: Any) -> tuple[Any, Any]:
+    common: dict[str, Any] = {"width": 0.35, "image_size": 64, **options}
+    torch.manual_seed(0)
+    names = ("background", "a", "b") if task == "segmentation" else ("a", "b", "c")
+    return mv.create_model(task, names=names, **common), mv.create_model(task, names=names[::-1], **common).eval()
+
+
+@pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
+def test_a_student_equal_to_its_teacher_has_nothing_to_learn(task: str) -> None:
+    """Its teacher's classes are in another order, which does not matter; of images with labels it learns nothing."""
+    from mnv2vision.models.tasks import TASKS
+
+    student, teacher = student_and_teacher(task)
+    ((name, head),) = student.heads_in_use()
+    training = TASKS[task].training().create(head, _Named(head.config.names), _settings())
+    guide = Teacher(teacher, name, head, "file")
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    answer = guide(training, images)
+    assert guide.classes is not None
+    assert guide.classes.tolist() == [2, 1, 0]
+    if isinstance(answer, RawDetections):
+        own: Any = RawDetections(answer.box_codes, answer.class_logits[..., [0, 3, 2, 1]], answer.anchors)
+    else:
+        own = answer[:, [2, 1, 0]]
+    wanted = torch.tensor([True, False])
+    assert training.imitate(own, answer, wanted, guide.classes).item() == pytest.approx(0, abs=1e-5)
+    with torch.no_grad():
+        other = student(student.preprocessing.normalize(images.flip(3)))
+    assert training.imitate(other, answer, ~wanted, guide.classes).item() != 0
+    assert training.imitate(other, answer, ~wanted & wanted, guide.classes).item() == 0
+
+
+def test_teachers_that_cannot_teach() -> None:
+    student, _ = student_and_teacher("classification")
+    ((name, head),) = student.heads_in_use()
+    other = mv.create_model("classification", names=("a", "x"), width=0.35, image_size=64)
+    with pytest.raises(ConfigError, match=r"teachers\.classification=file: the model's 2 classes do not include 2 of"):
+        Teacher(other, name, head, "file")
+    detector = mv.create_model("detection", names=("a",), width=0.35, image_size=64)
+    with pytest.raises(ConfigError, match="is a model for detection, not for classification"):
+        Teacher(detector, name, head, "file")
+
+
+class _Named:
+    targets = frozenset[str]()
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = self.mask_names = names
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> Sample:
+        raise IndexError(index)
+
+
+def _settings() -> Any:
+    from mnv2vision.contracts import HeadSettings
+
+    return HeadSettings()
+
+
+# ---- several heads ----
+
+
+def test_the_losses_of_several_heads_on_data_of_their_own() -> None:
+    """Each is that of the head alone on its own images; the sum has their weights."""
+    heads = {
+        "kind": {"task": "classification", "names": ("a", "b")},
+        "color": {"task": "classification", "names": ("x", "y", "z")},
+    }
+    model = mv.create_model(heads, width=0.35, image_size=32)
+    trainings = {name: ClassificationTraining(head) for name, head in model.heads_in_use()}
+    parts = [Part("one", {"kind": trainings["kind"]}), Part("two", {"color": trainings["color"]})]
+    objective = Objective(model, parts, TrainingOptions(weights={"color": 0.5}))
+    image = np.zeros((32, 32, 3), np.uint8)
+    samples = [Sample(image, i, "", label=label, part=part) for i, (label, part) in enumerate([(1, 0), (2, 1), (0, 1)])]
+    batch = collate(samples, [])
+    logits: dict[str, Tensor] = {
+        "kind": torch.randn(3, 2, requires_grad=True),
+        "color": torch.randn(3, 3, requires_grad=True),
+    }
+    found = objective(lambda _: dict(logits), batch.images.float(), batch)
+    kind = F.cross_entropy(logits["kind"][:1], torch.tensor([1]))
+    color = F.cross_entropy(logits["color"][1:], torch.tensor([2, 0]))
+    torch.testing.assert_close(found.heads, {"kind": kind, "color": color})
+    torch.testing.assert_close(found.total, kind + 0.5 * color)
+    found.total.backward()  # type: ignore[no-untyped-call]
+    assert logits["kind"].grad is not None
+    assert not logits["kind"].grad[1:].any()
+
+
+def test_every_parameter_has_a_gradient_though_a_head_has_no_label() -> None:
+    """As DDP expects without find_unused_parameters."""
+    from mnv2vision.models.tasks import TASKS
+
+    names = {"classification": ("a", "e"), "detection": ("b",), "segmentation": ("c", "d")}
+    heads: dict[str, dict[str, object]] = {name: {"names": own} for name, own in names.items()}
+    model = mv.create_model(heads, width=0.35, image_size=64)
+    trainings = {
+        name: TASKS[head.config.task].training().create(head, _Named(head.config.names), _settings())
+        for name, head in model.heads_in_use()
+    }
+    objective = Objective(model, [Part("", trainings)], TrainingOptions())
+    image = np.zeros((64, 64, 3), np.uint8)
+    for sample in (
+        Sample(image, 0, "", label=0),
+        Sample(image, 0, "", boxes=Boxes.of([(0, 0, 32, 32)], [0])),
+        Sample(image, 0, "", mask=np.zeros((64, 64), np.uint8)),
+    ):
+        model.zero_grad()
+        batch = collate([sample, sample], [])
+        found = objective(model, torch.randn(2, 3, 64, 64), batch, compare=True)
+        found.total.backward()  # type: ignore[no-untyped-call]
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        assert sum(loss.item() > 0 for loss in found.heads.values()) == 1
+        assert set(found.cosines) == {
+            "cosine/classification-detection",
+            "cosine/classification-segmentation",
+            "cosine/detection-segmentation",
+        }
