@@ -119,18 +119,53 @@ def _decode_jpeg(data: bytes, name: str) -> NDArray[np.uint8] | None:
     """Decode with libjpeg-turbo; None for what Pillow must read (CMYK, rare subsamplings)."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
+    except ValueError as error:
+        mended = _mended(data) if _is_harmless(error) else data
+        return _decode_jpeg(mended, name) if mended != data else None
     is_cmyk = colorspace in ("CMYK", "YCCK")
     _check_size(int(height), int(width), name, twice=is_cmyk)
     try:
         image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "CMYK" if is_cmyk else "RGB")
     except ValueError as error:
-        if not any(warning in str(error) for warning in _HARMLESS):
+        if not _is_harmless(error):
             raise DataError(f"{name}: damaged or truncated JPEG ({error})") from error
+        mended = _mended(data)
+        if mended != data:
+            return _decode_jpeg(mended, name)
         image = simplejpeg.decode_jpeg(data, "CMYK" if is_cmyk else "RGB", strict=False)
     # Pillow handles the inverted CMYK of Adobe, but misses truncation, which has been checked by now.
     return None if is_cmyk else image
+
+
+def _is_harmless(error: ValueError) -> bool:
+    return any(warning in str(error) for warning in _HARMLESS)
+
+
+def _mended(data: bytes) -> bytes:
+    """The JPEG without the harmless flaws of its header: libjpeg tells one warning, and that could hide a cut."""
+    made, at, sequential, adobe = bytearray(data[:2]), 2, False, 0
+    while True:
+        at = data.find(b"\xff", at)  # past extraneous bytes
+        marker = data[at + 1] if 0 <= at < len(data) - 3 else 0xD9
+        if marker in (0xD8, 0xD9):  # another start, the end, or a cut: for libjpeg to say
+            return bytes(made) + data[at if at >= 0 else len(data) :]
+        if marker in (0, 0xFF) or 0xD0 <= marker <= 0xD7:  # fill bytes, and what belongs into a scan
+            at += 1 if marker == 0xFF else 2
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        segment = bytearray(data[at:end])
+        if marker in (0xC0, 0xC1, 0xC2) and len(segment) > 9:
+            sequential = marker != 0xC2
+            if adobe and made[adobe] > 2:
+                made[adobe] = 1 if segment[9] == 3 else 2  # as libjpeg takes an unknown one: YCbCr, YCCK
+        elif marker == 0xEE and segment[4:9] == b"Adobe" and len(segment) >= 16:
+            adobe = len(made) + 15
+        elif marker == 0xDA:
+            if sequential:
+                segment[-3:] = b"\x00\x3f\x00"
+            return bytes(made + segment) + data[end:]
+        made += segment
+        at = end
 
 
 def _decode_with_pillow(data: bytes, name: str) -> tuple[NDArray[np.uint8], int]:

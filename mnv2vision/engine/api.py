@@ -14,6 +14,7 @@ from pathlib import Path
 from mnv2vision.common.interruption import Interrupted, signals_end
 from mnv2vision.common.logs import show_log
 from mnv2vision.config.compose import OWN, load_values
+from mnv2vision.config.named import JOINT, head_tasks
 from mnv2vision.config.schema import Eval, Export, Train
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.engine import evaluate as evaluation
@@ -70,7 +71,7 @@ def train(
     the way to go on.
 
     Args:
-        task: "classification", "detection" or "segmentation".
+        task: "classification", "detection", "segmentation", or "joint", with several heads.
         data: A folder (of class folders in train/ and val/ for classification, else of VOC's or COCO's layout); or a
             data set of your own, with `__len__`, `__getitem__ -> Sample` and `names`, of which a tenth is held out for
             validation; or a pair of these, (train, val). None: what `dataset` says, the built-in shapes by default.
@@ -100,7 +101,8 @@ def train(
     with _interruptible():
         parts = None
         if data is not None and not isinstance(data, str | os.PathLike):
-            parts = own_parts(data, TASKS[task].target)
+            targets = [TASKS[kind].target for kind in head_tasks(task, config.heads).values()]
+            parts = own_parts(data, *targets)
         metrics = training.train(replace(config, run_dir=str(folder)), parts)
     return Run(folder, metrics)
 
@@ -127,14 +129,16 @@ def evaluate(
         loaded = copy.deepcopy(model)
     else:
         loaded = evaluation.open_model(model, str(overrides.get("runtime", "torch")))
-    config = load_values(Eval, {**_data_values(data, loaded.task), **overrides})
+    kinds = [head.task for head in loaded.config.heads.values()]
+    targets = [TASKS[kind].target for kind in kinds]
+    config = load_values(Eval, {**_data_values(data, *kinds), **overrides})
     if not isinstance(model, VisionModel):
         config = replace(config, checkpoint=os.fspath(model))
     with _interruptible():
         source = None
         if data is not None and not isinstance(data, str | os.PathLike):
             pair = data if isinstance(data, tuple) else (data, data)
-            source = own_parts(pair, TASKS[loaded.task].target)[1]
+            source = own_parts(pair, *targets)[1]
         return evaluation.evaluate(config, loaded, source)
 
 
@@ -197,6 +201,8 @@ def _parts(data: Data | None, tasks: Mapping[str, str]) -> dict[str, tuple[Sampl
 def _data_values(data: Data | None, *tasks: str) -> dict[str, object]:
     if data is None:
         return {}
+    if isinstance(data, str | os.PathLike) and JOINT in tasks:
+        raise ConfigError(f"data={data}: of several heads, give data sets by name: **{{'data.<name>.dataset': …}}")
     return folder_values(data, tasks[0]) if isinstance(data, str | os.PathLike) else {"dataset": OWN}
 
 

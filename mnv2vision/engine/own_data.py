@@ -41,13 +41,13 @@ class OwnSource:
     """A data set of the user's, or some of its samples, as training and evaluation take them."""
 
     def __init__(
-        self, data: OwnData, target: str, indices: Sequence[int] | None = None, *, unique: bool = False
+        self, data: OwnData, targets: Sequence[str], indices: Sequence[int] | None = None, *, unique: bool = False
     ) -> None:
         """Look at the first samples for what there is.
 
         Args:
             data: The data set.
-            target: What is wanted of the samples, some of which may lack it.
+            targets: What is wanted of the samples, some of which may lack it.
             indices: Of the samples to take; all by default.
             unique: Whether each sample needs an image_id of its own, as in evaluation, which counts an id once.
 
@@ -64,7 +64,7 @@ class OwnSource:
         for index in range(min(len(self), _LOOKED_AT)):
             sample = self[index]
             found |= {name for name in ("label", "boxes", "mask") if getattr(sample, name) is not None}
-            if target in found and not unique:
+            if found.issuperset(targets) and not unique:
                 break
         self.targets = frozenset(found)
 
@@ -129,12 +129,12 @@ def folder_values(folder: str | os.PathLike[str], task: str) -> dict[str, object
     raise ConfigError(f"data={root}: has neither annotations/ (COCO's layout) nor VOC<year>/ or JPEGImages/ (VOC's)")
 
 
-def own_parts(data: object, target: str) -> tuple[SampleSource, SampleSource]:
+def own_parts(data: object, *targets: str) -> tuple[SampleSource, SampleSource]:
     """Training and validation samples of a data set of the user's.
 
     Args:
         data: One data set, of which a tenth is held out, or one for each part.
-        target: What the task needs of each sample: "label", "boxes" or "mask".
+        targets: What the heads need of samples: "label", "boxes", "mask"; of several, each by some sample.
 
     Raises:
         ConfigError: For something else, or samples without the target.
@@ -150,7 +150,7 @@ def own_parts(data: object, target: str) -> tuple[SampleSource, SampleSource]:
             )
         parts.append(part)
     if len(parts) == 2:
-        train, val = OwnSource(parts[0], target), OwnSource(parts[1], target, unique=True)
+        train, val = OwnSource(parts[0], targets), OwnSource(parts[1], targets, unique=True)
     else:
         (only,) = parts
         # At random, as data often come in an order; the same ones each time.
@@ -159,10 +159,10 @@ def own_parts(data: object, target: str) -> tuple[SampleSource, SampleSource]:
         held_out, rest = (sorted(part.tolist()) for part in (order[:count], order[count:]))
         if not rest:
             raise ConfigError(f"data: too few samples ({len(only)}) to hold some out: give a pair, (train, val)")
-        train, val = OwnSource(only, target, rest), OwnSource(only, target, held_out, unique=True)
+        train, val = OwnSource(only, targets, rest), OwnSource(only, targets, held_out, unique=True)
         log.info("%d of %d samples, drawn at random, are held out for validation", len(val), len(only))
     for source in (train, val):
-        if target not in source.targets:
+        if missing := [target for target in targets if target not in source.targets]:
             there = ", ".join(sorted(source.targets)) or "no target"
-            raise ConfigError(f"data: the samples have {there}, but the task needs {target}")
+            raise ConfigError(f"data: the samples have {there}, but the task needs {missing[0]}")
     return train, val

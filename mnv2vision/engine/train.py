@@ -169,6 +169,9 @@ def _draw_batch(task: Task, data: DataModule, run_dir: Path) -> dict[str, float]
 
 def training_options(config: Train) -> TrainingOptions:
     """What a configuration says of the steps."""
+    loss: Any = config.loss
+    monitor: Any = config.monitor
+    joint = config.task == JOINT
     return TrainingOptions(
         optimizer=values(config.optimizer),
         schedule=values(config.schedule),
@@ -179,13 +182,10 @@ def training_options(config: Train) -> TrainingOptions:
         channels_last=config.channels_last,
         compile=config.compile,
         quantize=config.quantize,
-        **(joint_options(config) if config.task == JOINT else {}),
+        weights=loss["weights"] if joint else {},
+        balance=loss["balance"] if joint else "fixed",
+        monitor=monitor,
     )
-
-
-def joint_options(config: Train) -> dict[str, Any]:
-    """What a configuration says of the heads' weights."""
-    return {"weights": config.loss["weights"], "balance": config.loss["balance"], "monitor": config.monitor}
 
 
 def head_settings(config: Train, tasks: Mapping[str, str]) -> dict[str, HeadSettings]:

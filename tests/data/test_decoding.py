@@ -123,6 +123,24 @@ def test_harmless_flaws_are_forgiven() -> None:
     assert_matches(data[:-2] + b"\0\0\0" + data[-2:], 4)  # extraneous bytes before the end marker
 
 
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"])
+@pytest.mark.parametrize("flaw", ["byte", "scan", "adobe"])
+def test_a_harmless_flaw_hides_no_cut(flaw: str, end: bytes) -> None:
+    data = jpeg()
+    start = data.index(b"\xff\xda")
+    scan = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+    if flaw == "byte":
+        flawed = data[:start] + b"\0" + data[start:]
+    elif flaw == "scan":
+        flawed = data[: scan - 3] + b"\0\0\0" + data[scan:]
+    else:
+        jfif = 4 + int.from_bytes(data[4:6], "big")
+        flawed = data[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x05" + data[jfif:]
+    np.testing.assert_array_equal(decode_bytes(flawed, "x"), decode_bytes(data, "x"))
+    with pytest.raises(DataError, match="truncated"):
+        decode_bytes(flawed[: (scan + len(data)) // 2] + end, "x")
+
+
 @pytest.mark.parametrize("share", [0.0005, 0.01, 0.05, 0.2, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("kind", ["JPEG", "CMYK", "PNG", "WEBP", "BMP", "GIF"])
 def test_truncated(kind: str, share: float, tmp_path: Path) -> None:
