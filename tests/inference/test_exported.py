@@ -82,6 +82,26 @@ def same(ours: Any, theirs: Any) -> None:
 # ---- prediction ----
 
 
+def test_several_heads_in_one_file(
+    exported: Callable[..., Path], randomize: Callable[[nn.Module], None], tmp_path: Path
+) -> None:
+    """All answers of one pass, as the model's own."""
+    heads = {task: {"names": NAMES} for task in TASKS}
+    model = mv.create_model(heads, width=0.35, depth=0.5, image_size=65, padding="tf", output_stride=32)
+    randomize(model)
+    model.eval()
+    folder = exported(model, tmp_path / "joint")
+    ours: Any = mv.Predictor(folder, score_threshold=0.5)([photo(7, 65, 65), photo(8, 65, 65)])
+    theirs: Any = mv.Predictor(model, device="cpu", score_threshold=0.5)([photo(7, 65, 65), photo(8, 65, 65)])
+    for answers, wanted in zip(ours, theirs, strict=True):
+        assert set(answers) == set(TASKS)
+        for task in TASKS:
+            same(answers[task], wanted[task])
+        np.testing.assert_allclose(answers.classification.scores, wanted.classification.scores, atol=1e-5)
+    only: Any = mv.Predictor(exported(model.only("detection", "segmentation"), tmp_path / "two"))(photo(7, 65, 65))
+    assert set(only) == {"detection", "segmentation"}
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_predicts_like_the_model(task: str, models: dict[str, VisionModel], folders: dict[str, Path]) -> None:
     """On photos of the network's own size to rounding; on others but for the other resizing's grey level."""
