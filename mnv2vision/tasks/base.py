@@ -73,6 +73,7 @@ class Task(pl.LightningModule):
         self._compiled: Callable[[Tensor], Raw] | None = None
         self.metrics: dict[str, float] = {}
         self._remarked: set[str] = set()
+        self._labelled: dict[str, Tensor | int] = {}
         self._losses: list[tuple[Tensor, list[int | str]]] = []
         self._resumed_pace: dict[str, float] | None = None
 
@@ -138,6 +139,8 @@ class Task(pl.LightningModule):
             self._check_losses()
         self.log("step_loss", loss.detach(), prog_bar=True)
         count = len(batch.image_ids)
+        for name, labelled in found.labelled.items():
+            self._labelled[name] = self._labelled.get(name, 0) + labelled
         for name, value in found.parts.items():
             self.log(f"step_{name}", value.detach())
         means = {"loss": loss, **{f"{name}/loss": value for name, value in found.heads.items()}, **found.cosines}
@@ -156,8 +159,15 @@ class Task(pl.LightningModule):
         return ["loss", *(f"{name}:loss" for name in self.heads), *(name.replace("/", ":") for name in cosines)]
 
     def on_train_epoch_end(self) -> None:
-        """Look at the last losses, too."""
+        """Look at the last losses, too, and say which heads had nothing to learn from."""
         self._check_losses()
+        counts, self._labelled = {name: float(count) for name, count in self._labelled.items()}, {}
+        everywhere = gather(counts)
+        for name in counts:
+            if not sum(own[name] for own in everywhere):
+                log.warning(
+                    "epoch %d: no image had labels for the head %s, which learned nothing", self.current_epoch + 1, name
+                )
 
     # Many at once, so that a GPU is seldom waited for.
     def _check_losses(self) -> None:

@@ -27,12 +27,14 @@ class StepLoss:
         heads: The loss of each head, of several.
         parts: What the losses are made of, and what they were multiplied with, for the log.
         cosines: Between the heads' gradients, where they were compared.
+        labelled: How many images each of several heads learned from.
     """
 
     total: Tensor
     heads: dict[str, Tensor] = field(default_factory=dict)
     parts: dict[str, Tensor] = field(default_factory=dict)
     cosines: dict[str, Tensor] = field(default_factory=dict)
+    labelled: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Objective:
@@ -102,12 +104,13 @@ class Objective:
                 parts |= {f"{name}/{part}" if len(self.heads) > 1 else part: value for part, value in found.items()}
         if len(self.heads) == 1:
             return StepLoss(next(iter(losses.values())), parts=parts)
-        losses = self._over_all_processes(losses, batch)
+        labelled = {name: self._labelled(name, batch) for name in losses}
+        losses = _over_all_processes(losses, labelled)
         total: Tensor = self.balance(losses, features)
         if self.balance.mode != "fixed":
             parts |= {f"{name}/weight": factor for name, factor in self.balance.factors.items()}
         compared = cosines(losses, features) if compare and features is not None else {}
-        return StepLoss(total, losses, parts, compared)
+        return StepLoss(total, losses, parts, compared, labelled)
 
     def _run(self, run: Run, images: Tensor, watched: bool) -> tuple[Raw | dict[str, Raw], Tensor | None]:
         """The raw output, and the features that all heads stand on, where they are watched."""
@@ -121,17 +124,22 @@ class Objective:
         finally:
             hook.remove()
 
-    def _over_all_processes(self, losses: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Losses whose mean over the processes is the mean over all labelled images, however they are spread."""
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-            return losses
-        taught = [name in self._teachers for name in losses]  # by all images
-        here = torch.stack([self.seen(name, batch).has(self._targets[name]).sum().float() for name in losses])
-        here[taught] = float(len(batch.image_ids))
-        everywhere = here.clone()
-        dist.all_reduce(everywhere)
-        factors = here * dist.get_world_size() / everywhere.clamp(min=1)
-        return {name: loss * factor for (name, loss), factor in zip(losses.items(), factors, strict=True)}
+    def _labelled(self, name: str, batch: Batch) -> Tensor:
+        """How many images a head learns from: those with labels, or all where it has a teacher."""
+        if name in self._teachers:
+            return torch.full((), float(len(batch.image_ids)), device=batch.images.device)
+        return self.seen(name, batch).has(self._targets[name]).sum().float()
+
+
+def _over_all_processes(losses: dict[str, Tensor], labelled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Losses whose mean over the processes is the mean over all labelled images, however they are spread."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return losses
+    here = torch.stack(list(labelled.values()))
+    everywhere = here.clone()
+    dist.all_reduce(everywhere)
+    factors = here * dist.get_world_size() / everywhere.clamp(min=1)
+    return {name: loss * factor for (name, loss), factor in zip(losses.items(), factors, strict=True)}
 
 
 def _view(model: VisionModel, parts: Sequence[Part], name: str) -> tuple[Tensor, Tensor | None]:

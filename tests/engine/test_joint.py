@@ -15,6 +15,7 @@ import mnv2vision as mv
 from mnv2vision.cli.main import main
 from mnv2vision.contracts import RawDetections
 from mnv2vision.data.formats.shapes import Shapes
+from mnv2vision.errors import ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -230,6 +231,61 @@ def test_two_data_sets_of_one_head(tmp_path: Path, train: Train) -> None:
     assert train(*JOINT, *data, *own, f"run_dir={tmp_path / 'run'}") == 0
     assert mv.load(tmp_path / "run/model.safetensors").names == ("lynx", "newt", "eel")
     assert {"a/mAP", "b/mAP"} <= set(metrics(tmp_path / "run"))
+
+
+class Photos:
+    """Own photos: two of three have a label, and one of them boxes, if any."""
+
+    names = ("a", "b")
+
+    def __init__(self, *, boxes: bool) -> None:
+        self.boxes = boxes
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> mv.Sample:
+        sample = Shapes("train", 12, 48, targets=("label", "boxes"))[index]
+        assert sample.boxes is not None
+        few = mv.Boxes.of(sample.boxes.boxes[:1], [index % 2])
+        kept = few if index % 3 == 0 and self.boxes else None
+        return mv.Sample(sample.image, index, f"{index}", label=index % 2 if index % 3 else None, boxes=kept)
+
+
+def test_own_photos_of_which_each_has_some_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options: dict[str, Any] = {"backbone.width": 0.35, "model.image_size": 64, "loader.batch_size": 4, "loggers": []}
+    options |= {"heads": ["classification", "detection"], "recipe": None, "trainer.accelerator": "cpu"}
+    options |= {"loader.workers": 0, "init_from": "none", "trainer.precision": "32"}
+    run = mv.train("joint", (Photos(boxes=True), Photos(boxes=True)), epochs=1, run_dir=tmp_path / "a", **options)
+    assert {"classification/top1", "detection/AP"} <= set(run.metrics)
+    assert "learned nothing" not in caplog.text
+    again = mv.evaluate(run.model, Photos(boxes=True), **{"loader.workers": 0, "run_dir": str(tmp_path / "b")})
+    assert again["detection/AP"] == pytest.approx(run.metrics["detection/AP"], abs=1e-6)
+    with pytest.raises(ConfigError, match="the samples have label, but the task needs boxes"):
+        mv.train("joint", (Photos(boxes=False), Photos(boxes=True)), run_dir=tmp_path / "c", **options)
+
+
+class OneBox(Photos):
+    """Of 40 photos one has boxes, which the first batch does not have."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> mv.Sample:
+        sample = Shapes("train", 40, 48, targets=("label", "boxes"))[index]
+        return mv.Sample(sample.image, index, "", label=sample.label, boxes=sample.boxes if index == 7 else None)
+
+    names = Shapes.names
+
+
+def test_an_epoch_without_a_label(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options: dict[str, Any] = {"backbone.width": 0.35, "model.image_size": 64, "loader.batch_size": 4, "loggers": []}
+    options |= {"heads": ["classification", "detection"], "recipe": None, "trainer.accelerator": "cpu"}
+    options |= {"loader.workers": 0, "init_from": "none", "trainer.limit_train_batches": 1}
+    data = OneBox(boxes=True)
+    mv.train("joint", (data, data), epochs=1, run_dir=tmp_path / "run", **options)
+    assert "epoch 1: no image had labels for the head detection, which learned nothing" in caplog.text
+    assert "head classification" not in caplog.text
 
 
 @pytest.mark.parametrize(
