@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnv2vision.contracts import RawDetections
-from mnv2vision.detection.loss import Scores
+from mnv2vision.detection.loss import MIN_NEGATIVES, NEGATIVES_PER_POSITIVE, Scores
 from mnv2vision.errors import ConfigError
 
 SURE = 0.5
@@ -20,10 +20,10 @@ def imitation_loss(
     scores: Scores = "sigmoid",
     classes: Tensor | None = None,
 ) -> Tensor:
-    """The divergence of the classes of all anchors, and smooth L1 on the box codes where the teacher is sure.
+    """The divergence of the classes on the anchors that matter, and smooth L1 on the box codes of the sure ones.
 
-    Both are divided by the number of anchors that the teacher is sure of, as the loss by labels is by its positives:
-    most anchors show nothing, and cost next to nothing where the student says so too.
+    As in the loss by labels, what matters are the anchors on which the teacher is sure of an object, and of the others
+    each image's hardest three for each of these, three at least; and both parts are divided by the number of the sure.
 
     Args:
         raw: What the student gave.
@@ -53,8 +53,12 @@ def imitation_loss(
         probabilities = target.softmax(2)
         divergence = F.kl_div(logits.log_softmax(2), probabilities, reduction="none").sum(2)
     sure = (probabilities[..., 1:].amax(2) >= SURE) & wanted[:, None]
+    with torch.no_grad():
+        rank = divergence.masked_fill(sure, -torch.inf).argsort(1, descending=True).argsort(1)
+        others_wanted = (NEGATIVES_PER_POSITIVE * sure.sum(1, keepdim=True)).clamp(min=MIN_NEGATIVES)
+        counted = sure | ((rank < others_wanted) & ~sure & wanted[:, None])
     others = ~sure[..., None]
     boxes = F.smooth_l1_loss(
         raw.box_codes.float().masked_fill(others, 0), teacher.box_codes.float().masked_fill(others, 0), reduction="sum"
     )
-    return (divergence.where(wanted[:, None], 0).sum() + boxes) / sure.sum().clamp(min=1)
+    return (divergence.where(counted, 0).sum() + boxes) / sure.sum().clamp(min=1)

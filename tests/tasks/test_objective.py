@@ -105,7 +105,18 @@ def test_a_batch_without_a_single_label() -> None:
 # ---- teachers ----
 
 
-def test_a_detector_is_taught_by_all_anchors_and_sure_boxes() -> None:
+def test_a_detector_is_taught_by_the_hardest_anchors() -> None:
+    """Of eight that show nothing to the teacher, those three that say most to the contrary to the student."""
+    anchors = torch.rand(8, 4)
+    teacher = RawDetections(torch.zeros(1, 8, 4), torch.tensor([-50.0, -50.0]).expand(1, 8, 2), anchors)
+    logits = torch.full((1, 8, 2), -50.0)
+    logits[0, :5, 1] = torch.tensor([1.0, 4.0, 2.0, 5.0, 3.0])
+    student = RawDetections(torch.ones(1, 8, 4), logits, anchors)
+    wanted = sum(math.log1p(math.exp(x)) for x in (3, 4, 5))
+    assert imitation_loss(student, teacher, torch.tensor([True])).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_detector_is_taught_by_sure_boxes() -> None:
     student = RawDetections(torch.full((1, 2, 4), 0.5), torch.zeros(1, 2, 2), ANCHORS)
     teacher = RawDetections(torch.zeros(1, 2, 4), torch.tensor([[[-5.0, 3.0], [5.0, -3.0]]]), ANCHORS)
     found = imitation_loss(student, teacher, torch.tensor([True]))
