@@ -8,7 +8,6 @@ import tarfile
 import zlib
 from pathlib import Path
 
-import torch
 from filelock import FileLock
 
 from mnv2vision.common.cache import home
@@ -16,7 +15,7 @@ from mnv2vision.errors import WeightsError
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.version import __version__
 from mnv2vision.weights import file, hub
-from mnv2vision.weights.download import download, offline, sha256
+from mnv2vision.weights.download import download, sha256
 from mnv2vision.weights.entries import find
 from mnv2vision.weights.entry import Entry
 from mnv2vision.weights.importers.sources import SOURCES
@@ -155,15 +154,7 @@ def _fetch(entry: Entry) -> str:
         with FileLock(_made(folder) / f"{Path(entry.location).name}.lock"):
             path = download(entry.location, folder / Path(entry.location).name, digest=entry.digest)
         return str(path)
-    if offline() and not _in_torch_hub(entry.location):
-        raise WeightsError("not downloaded, offline mode is on")
-    return entry.location  # torchvision's own client downloads, checks and caches it
-
-
-def _in_torch_hub(name: str) -> bool:
-    from torchvision.models import get_weight
-
-    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(get_weight(name).url).name).exists()
+    return entry.location  # torchvision's own client downloads and checks it
 
 
 def _made(folder: Path) -> Path:

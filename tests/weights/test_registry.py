@@ -17,6 +17,7 @@ import torch
 import torchvision
 
 import mnv2vision as mv
+from mnv2vision.common.cache import home
 from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.weights import entries, file
 from mnv2vision.weights.convert import convert
@@ -146,20 +147,18 @@ def test_what_has_no_address_is_told(publish: Publish) -> None:
 
 def test_offline(publish: Publish, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MNV2VISION_OFFLINE", "1")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("torchvision/mobilenet_v2-imagenet1k_v2", "paddle/mobilenet_v2_x0_25-imagenet"):
         with pytest.raises(WeightsError, match="offline mode is on"):
             mv.load(name)
 
 
-def test_torchvisions_own_cache_serves_offline(
+def test_a_kept_file_of_torchvision_serves_offline(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, randomize, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MNV2VISION_OFFLINE", "1")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     module = torchvision.models.mobilenet_v2(weights=None)
     randomize(module)
-    cached = tmp_path / "hub" / "checkpoints" / "mobilenet_v2-7ebf99e0.pth"
+    cached = home() / "downloads" / "mobilenet_v2-7ebf99e0.pth"
     cached.parent.mkdir(parents=True)
     torch.save(module.state_dict(), cached)
     model = mv.load("torchvision/mobilenet_v2-imagenet1k_v2")
@@ -368,10 +367,9 @@ def test_garbage_of_a_hub_is_not_kept(hub, published: bytes, publish: Publish) -
     assert mv.load("me/hub-one").num_classes == 1000
 
 
-def test_garbage_in_torchs_own_cache_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_garbage_of_torchvision_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MNV2VISION_OFFLINE", "1")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached = tmp_path / "hub" / "checkpoints" / "mobilenet_v2-7ebf99e0.pth"
+    cached = home() / "downloads" / "mobilenet_v2-7ebf99e0.pth"
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"<html>please log in</html>")
     with pytest.raises(WeightsError, match="the download is damaged and was deleted"):

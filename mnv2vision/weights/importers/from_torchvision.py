@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-import torch
 from torch import Tensor
 
+from mnv2vision.common.cache import home
 from mnv2vision.errors import WeightsError, check_keywords
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.preprocessing import Preprocessing
+from mnv2vision.weights.download import offline
 from mnv2vision.weights.importers.tables import (
     CLASSIFIER,
     HIDDEN,
@@ -130,15 +131,19 @@ def _import_published(name: str, preprocessing: Any = None) -> VisionModel:
         weights = get_weight(name)
     except (KeyError, ValueError, AttributeError) as error:
         raise WeightsError(f"{name}: torchvision has no weights by this name") from error
+    kept = home() / "downloads" / Path(weights.url).name
+    if offline() and not kept.exists():
+        raise WeightsError(f"{name}: not downloaded, offline mode is on; pass a local file instead")
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        state = weights.get_state_dict(
+            model_dir=str(kept.parent), progress=False, check_hash=True, weights_only=True
+        )
     except OSError as error:
         reason = (
             f"no network: {error.reason}" if isinstance(error, URLError) else error.strerror or type(error).__name__
         )
         raise WeightsError(f"{name}: download failed ({reason}); pass a local file instead") from error
     except Exception as error:  # a hash that differs from the file's name; a damaged file in the cache
-        kept = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         kept.unlink(missing_ok=True)
         raise WeightsError(f"{name}: the download is damaged and was deleted; try again") from error
     # The weights' own evaluation transform; the second generation resizes to 232 instead of 256.

@@ -17,6 +17,7 @@ from torchvision.models._api import WeightsEnum
 import mnv2vision as mv
 from mnv2vision.backbones.folding import carry_bias
 from mnv2vision.data.formats.imagenet import imagenet_names
+from mnv2vision.common.cache import home
 from mnv2vision.errors import WeightsError
 from mnv2vision.weights.importers.from_torchvision import convert, export_state, import_classifier
 
@@ -207,6 +208,7 @@ def test_published_names(
     def downloaded(self: WeightsEnum, *args: Any, **kwargs: Any) -> Any:
         asked.append(str(self))
         assert kwargs["check_hash"]
+        assert kwargs["model_dir"] == str(home() / "downloads")
         return theirs.state_dict()
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", downloaded)
