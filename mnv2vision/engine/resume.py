@@ -48,9 +48,8 @@ def read_checkpoint(path: str) -> RunCheckpoint:
         raise ConfigError(f"resume={path}: a model, not a checkpoint of a training run; start from it with init_from=")
     try:
         checkpoint: RunCheckpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds for corrupt files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"resume={path}: not a checkpoint of a training run ({reason})") from error
+    except Exception as error:  # torch raises many kinds for corrupt files, and its words mean its own internals
+        raise WeightsError(f"resume={path}: not a checkpoint of a training run, or a damaged one") from error
     if not isinstance(checkpoint, dict) or {"state_dict", "fixed_options", "model", "DataModule"} - checkpoint.keys():
         raise WeightsError(f"resume={path}: not a checkpoint of a training run of this version")
     if "heads" not in checkpoint["model"]:
@@ -115,7 +114,7 @@ def check_resume(
     if ("current_model_state" in checkpoint) != bool(config.ema.decay):  # the averages, or what they are of
         changed.append("ema")
     if data["batch"] and data["global_batch"] != config.loader.batch_size * world_size:
-        changed.append(f"the global batch of {data['global_batch']} (the checkpoint is amid an epoch)")
+        changed.append(f"the global batch of {data['global_batch']} (the checkpoint was written in the middle of an epoch)")
     was = data.get("identity", {})
     others = [
         f"{key} was {_short(was[key])}, is {_short(now)}"
@@ -123,7 +122,7 @@ def check_resume(
         if key in was and was[key] != now
     ]
     if others and data["batch"]:
-        changed.append("the data (the checkpoint is amid an epoch)")
+        changed.append("the data (the checkpoint was written in the middle of an epoch)")
     if "quantize" not in changed:  # which has tensors of its own
         file.check_fit(checkpoint["state_dict"], task.state_dict(), f"resume={path}")
     if changed:

@@ -108,10 +108,12 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
             state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a dict
     except WeightsError:
         raise
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: corrupt, or not a safetensors file ({in_short(error)})") from error
-    except Exception as error:  # data types that this torch lacks
-        raise WeightsError(f"{path}: contains tensors that cannot be read ({in_short(error)})") from error
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: corrupt, or not a safetensors file") from error
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or 'damaged'})") from error
+    except Exception as error:
+        raise WeightsError(f"{path}: contains tensors of a type that this version of PyTorch lacks") from error
     try:
         config = _config(metadata)
     except Exception as error:  # ConfigError, or any error from values of the wrong type
@@ -127,7 +129,7 @@ def _metadata(raw: str, path: Path) -> dict[str, Any]:
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:  # ValueError: also numbers with thousands of digits
-        raise WeightsError(f"{damaged} ({in_short(error)})") from error
+        raise WeightsError(f"{damaged} (not JSON)") from error
     if not isinstance(data, dict):
         raise WeightsError(f"{damaged} (not a JSON object)")
     version = data.get("format_version")
