@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from mnv2vision.engine.export import Exported
     from mnv2vision.inference.predictor import Predictor
     from mnv2vision.models.complexity import Complexity, complexity
-    from mnv2vision.models.create import create_model
     from mnv2vision.models.join import join
     from mnv2vision.preprocessing import Preprocessing
+    from mnv2vision.weights.create import create_model
     from mnv2vision.weights.entries import list_weights
     from mnv2vision.weights.file import save
     from mnv2vision.weights.hub import push_to_hub
@@ -67,10 +67,10 @@ _HOMES = {
     "mnv2vision.engine.api": ("Run", "evaluate", "export", "train"),
     "mnv2vision.engine.export": ("Exported",),
     "mnv2vision.models.complexity": ("Complexity", "complexity"),
-    "mnv2vision.models.create": ("create_model",),
     "mnv2vision.models.join": ("join",),
     "mnv2vision.inference.predictor": ("Predictor",),
     "mnv2vision.preprocessing": ("Preprocessing",),
+    "mnv2vision.weights.create": ("create_model",),
     "mnv2vision.weights.entries": ("list_weights",),
     "mnv2vision.weights.file": ("save",),
     "mnv2vision.weights.hub": ("push_to_hub",),

@@ -93,27 +93,15 @@ def _joint_model(
         own: Any = config.model.more[name]
         heads[name] = {"task": task, "names": names[name]}
         heads[name] |= {key: value for key, value in own.items() if value is not None}
-    weights = None
+    weights = held = None
     if config.init_from:
         if resumed is None:
             weights = file.read(registry.resolve(config.init_from))
         held = weights.config if weights is not None else _model_of(resumed, config)
         _check_backbone(config, backbone, options, held)
-        alike = {name: held.head_like(name, task) for name, task in tasks.items()}
-        inherited = dict(held.backbone_options)
-        if None in alike.values():  # what was chosen for the other heads does not carry over
-            inherited.pop("output_stride", None)
-        else:
+        if all(held.head_like(name, task) for name, task in tasks.items()):
             defaults = {}
-        options = inherited | options
-        for name, theirs in alike.items():
-            if theirs is not None:
-                taps = held.heads[theirs].taps
-                heads[name] = {**held.heads[theirs].options, **({} if taps is None else {"taps": taps}), **heads[name]}
-        preprocessing = held.preprocessing.to_dict() | defaults | preprocessing
-    else:
-        preprocessing = defaults | preprocessing
-    model = VisionModel(configure(heads, backbone, options, preprocessing=preprocessing))
+    model = VisionModel(configure(heads, backbone, options, preprocessing=defaults | preprocessing, like=held))
     if weights is not None:
         log.info("recipe %s: %s", config.recipe or "none", file.initialize_from(model, weights, str(config.init_from)))
     return model
@@ -130,23 +118,19 @@ def _single_model(config: Train, names: tuple[str, ...], resumed: RunCheckpoint 
     kind = TASKS[config.task].head
     defaults = {"image_size": kind.image_size, "resize": kind.resize}
     if not config.init_from:
-        return _configured(config.task, backbone, options, names, defaults | preprocessing)
+        return VisionModel(
+            configure(config.task, backbone, options, names=names, preprocessing=defaults | preprocessing)
+        )
     if resumed is not None:
         was = _model_of(resumed, config)
-        inherited = _inherited(was, was.head_like(config.task, config.task) or next(iter(was.heads)))
-        return _configured(
-            was.head.task, was.backbone, inherited | options, names, was.preprocessing.to_dict() | preprocessing
+        return VisionModel(
+            configure(was.head.task, was.backbone, options, names=names, preprocessing=preprocessing, like=was)
         )
     weights = file.read(registry.resolve(config.init_from))
-    held = weights.config
-    _check_backbone(config, backbone, options, held)
-    alike = held.head_like(config.task, config.task)
-    if alike is not None:
-        inherited, defaults = _inherited(held, alike), {}
-    else:  # the backbone's conventions carry over, what was chosen for the other task does not
-        inherited = {key: value for key, value in held.backbone_options.items() if key != "output_stride"}
-    preprocessing = held.preprocessing.to_dict() | defaults | preprocessing
-    model = _configured(config.task, backbone, inherited | options, names, preprocessing)
+    _check_backbone(config, backbone, options, weights.config)
+    model = VisionModel(
+        configure(config.task, backbone, options, names=names, preprocessing=preprocessing, like=weights.config)
+    )
     log.info("recipe %s: %s", config.recipe or "none", file.initialize_from(model, weights, config.init_from))
     return model
 
@@ -172,18 +156,6 @@ def _check_backbone(config: Train, backbone: str, options: Options, held: ModelC
                 f"backbone.{key}={options[key]}, but {config.init_from} holds {key} {theirs};"
                 f" say backbone.{key}={theirs}"
             )
-
-
-def _inherited(config: ModelConfig, name: str) -> dict[str, object]:
-    head = config.heads[name]
-    taps = {} if head.taps is None else {"taps": head.taps}
-    return {**config.backbone_options, **head.options, **taps}
-
-
-def _configured(
-    task: str, backbone: str, options: Options, names: tuple[str, ...], preprocessing: Options
-) -> VisionModel:
-    return VisionModel(configure(task, backbone, options, names=names, preprocessing=preprocessing))
 
 
 def recover(model: VisionModel, source: SampleSource, transform: EvaluationTransform, on_error: OnError) -> None:

@@ -1,12 +1,11 @@
 """Models by task and options."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mnv2vision.backbones import BACKBONES
-from mnv2vision.contracts import HeadConfig, HeadKind, ModelConfig, Options
+from mnv2vision.contracts import HeadConfig, ModelConfig, Options
 from mnv2vision.errors import ConfigError, check_names, keyword_names
 from mnv2vision.models.tasks import find_task
 from mnv2vision.models.vision_model import VisionModel
@@ -25,29 +24,16 @@ def create_model(
     preprocessing: Preprocessing | Mapping[str, object] | None = None,
     **options: object,
 ) -> VisionModel:
-    """Create a model with random weights.
-
-    Args:
-        task: "classification", "detection" or "segmentation"; or several heads by name, each with its `num_classes`,
-            `names`, `taps` and options, and with its `task` where that is not its name.
-        backbone: See `create_backbone`.
-        num_classes: Number of classes; that of `names`, or of the task's standard data set, if None.
-        names: Class names by label.
-        image_size: A side, or (height, width), of the network's input in pixels; overrides the preprocessing's.
-        preprocessing: How the model wants its images; ImageNet's mean and deviation by default.
-        **options: Of the backbone (`width`, `padding`, …) and of the only head: classification `dropout`; detection
-            `head`, `reduce_lowest`, `scores`, `nms_iou`, `max_detections`; segmentation `head`, `atrous_rates`,
-            `head_channels`, `head_norm_eps`, `head_activation`, `dropout`; and `taps`, the features it stands on.
-
-    Returns:
-        The model; `model(images)` takes normalised float images (N, 3, H, W).
-
-    Raises:
-        ConfigError: For unknown or contradictory names and values.
-    """
-    config = configure(task, backbone, options, num_classes=num_classes, names=names, preprocessing=preprocessing)
-    if image_size is not None:
-        config = replace(config, preprocessing=replace(config.preprocessing, image_size=as_pair(image_size)))
+    """Create a model with random weights, of the arguments of `weights.create.create_model`, which see."""
+    config = configure(
+        task,
+        backbone,
+        options,
+        num_classes=num_classes,
+        names=names,
+        image_size=image_size,
+        preprocessing=preprocessing,
+    )
     return VisionModel(config)
 
 
@@ -58,13 +44,26 @@ def configure(
     *,
     num_classes: int | None = None,
     names: Sequence[str] = (),
+    image_size: int | tuple[int, int] | None = None,
     preprocessing: Preprocessing | Mapping[str, object] | None = None,
+    like: ModelConfig | None = None,
 ) -> ModelConfig:
-    """The configuration of a model, of the arguments of `create_model`, which see."""
+    """The configuration of a model, of the arguments of `create_model`, which see.
+
+    Args:
+        task: One, or the heads.
+        backbone: Its name.
+        options: Of the backbone, and of the only head.
+        num_classes: Of the only head.
+        names: Of the only head.
+        image_size: Of the network's input.
+        preprocessing: Of the images.
+        like: What stands here of the backbone, of heads for the same task and of the preprocessing is the default.
+    """
     if backbone not in BACKBONES:
         raise ConfigError(f"backbone {backbone!r} is unknown; valid: {', '.join(BACKBONES)}")
     if isinstance(task, str):
-        of_head = ("taps", *_head_options(find_task(task).head))
+        of_head = ("taps", *keyword_names(find_task(task).head.build))
         check_names(
             [*keyword_names(BACKBONES[backbone]), *of_head[1:]], options, f"option of a {task} model with {backbone}"
         )
@@ -76,18 +75,39 @@ def configure(
         raise ConfigError("num_classes, names and taps are given by head where there are several")
     if not (isinstance(task, Mapping) and all(isinstance(head, Mapping) for head in task.values())):
         raise ConfigError(f"heads={task!r}: several heads are given as {{name: {{option: value}}}}")
+    alike = False
+    if like is not None:
+        theirs = {name: like.head_like(name, str(head.get("task", name))) for name, head in task.items()}
+        task = {name: {**_kept(like, theirs[name]), **head} for name, head in task.items()}
+        alike = None not in theirs.values()
+        # What was chosen for another task does not carry over.
+        options = {
+            **{key: value for key, value in like.backbone_options.items() if alike or key != "output_stride"},
+            **options,
+        }
     heads = {name: _head_config(name, head) for name, head in task.items()}
     kinds = [find_task(head.task).head for head in heads.values()]
     if "output_stride" not in options:
         options = {**options, "output_stride": min((kind.output_stride for kind in kinds), default=32)}
-    if preprocessing is None:
-        # Of several heads the largest input, and a photo that is neither cropped nor distorted.
-        rules = {kind.resize for kind in kinds}
-        resize = rules.pop() if len(rules) == 1 else "letterbox"
-        preprocessing = {"image_size": max((kind.image_size for kind in kinds), default=224), "resize": resize}
+    # Of several heads the largest input, and a photo that is neither cropped nor distorted.
+    rules = {kind.resize for kind in kinds}
+    resize = rules.pop() if len(rules) == 1 else "letterbox"
+    usual = {"image_size": max((kind.image_size for kind in kinds), default=224), "resize": resize}
     if not isinstance(preprocessing, Preprocessing):
-        preprocessing = Preprocessing.from_dict(dict(preprocessing))
+        if like is not None:
+            preprocessing = {**like.preprocessing.to_dict(), **({} if alike else usual), **(preprocessing or {})}
+        preprocessing = Preprocessing.from_dict(dict(usual if preprocessing is None else preprocessing))
+    if image_size is not None:
+        preprocessing = replace(preprocessing, image_size=as_pair(image_size))
     return ModelConfig(backbone, heads, options, preprocessing)
+
+
+def _kept(like: ModelConfig, name: str | None) -> dict[str, object]:
+    """Options and taps of a head, empty for none."""
+    if name is None:
+        return {}
+    head = like.heads[name]
+    return {**head.options, **({} if head.taps is None else {"taps": head.taps})}
 
 
 def _head_config(name: str, given: Mapping[str, object]) -> HeadConfig:
@@ -95,16 +115,8 @@ def _head_config(name: str, given: Mapping[str, object]) -> HeadConfig:
     task = str(options.pop("task", name))
     kind = find_task(task).head
     common: dict[str, Any] = {key: options.pop(key) for key in _OF_HEADS if key in options}
-    check_names(_head_options(kind), options, f"option of a {task} head")
+    check_names(keyword_names(kind.build), options, f"option of a {task} head")
     num_classes, names = common.get("num_classes"), common.get("names", ())
     if num_classes is None:
         num_classes = len(names) if isinstance(names, list | tuple) and names else kind.num_classes
     return HeadConfig(task, num_classes, names, common.get("taps"), options)
-
-
-def _head_options(kind: HeadKind) -> list[str]:
-    return [
-        parameter.name
-        for parameter in inspect.signature(kind.build).parameters.values()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]

@@ -135,9 +135,7 @@ def _import_published(name: str, preprocessing: Any = None) -> VisionModel:
     if offline() and not kept.exists():
         raise WeightsError(f"{name}: not downloaded, offline mode is on; pass a local file instead")
     try:
-        state = weights.get_state_dict(
-            model_dir=str(kept.parent), progress=False, check_hash=True, weights_only=True
-        )
+        state = weights.get_state_dict(model_dir=str(kept.parent), progress=False, check_hash=True, weights_only=True)
     except OSError as error:
         reason = (
             f"no network: {error.reason}" if isinstance(error, URLError) else error.strerror or type(error).__name__

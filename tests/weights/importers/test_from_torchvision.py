@@ -16,8 +16,8 @@ from torchvision.models._api import WeightsEnum
 
 import mnv2vision as mv
 from mnv2vision.backbones.folding import carry_bias
-from mnv2vision.data.formats.imagenet import imagenet_names
 from mnv2vision.common.cache import home
+from mnv2vision.data.formats.imagenet import imagenet_names
 from mnv2vision.errors import WeightsError
 from mnv2vision.weights.importers.from_torchvision import convert, export_state, import_classifier
 
