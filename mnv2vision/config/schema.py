@@ -32,6 +32,7 @@ from mnv2vision.config.sections import (
     EvalTrainer,
     Inference,
     Loader,
+    Logging,
     Model,
     Optimizer,
     Preprocessing,
@@ -85,6 +86,7 @@ class Train:
     loggers: Annotated[tuple[str, ...], Many(Word())] = option(
         ("tensorboard",), "tensorboard | wandb | mlflow; metrics.csv is written in any case"
     )
+    logging: Logging = section(Logging)
     trainer: Trainer = section(Trainer)
     monitor: Mapping[str, object] = passed_on()
     teachers: Mapping[str, object] = passed_on()

@@ -21,6 +21,7 @@ from mnv2vision.config.annotations import (
     Scales,
     Share,
     Size,
+    UserText,
 )
 from mnv2vision.config.kinds import Flag, Many, Number, Word, optional, whole
 from mnv2vision.config.options import option, passed_on
@@ -117,6 +118,15 @@ class EarlyStopping:
     """Early stopping."""
 
     patience: Count | None = option(None, "stop after so many validations without a better result")
+
+
+@dataclass(frozen=True)
+class Logging:
+    """Of loggers that have a server; null: what its own environment variable says."""
+
+    project: UserText | None = option(None, "wandb's project, MLflow's experiment; mnv2vision where no variable says")
+    name: UserText | None = option(None, "of the run; a made-up one where no variable says")
+    address: UserText | None = option(None, "of the server; MLflow: <run_dir>/mlruns where no variable says")
 
 
 @dataclass(frozen=True)

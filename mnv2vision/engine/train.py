@@ -122,7 +122,7 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
         return _draw_batch(task, data, run_dir)
     history = History(run_dir / "metrics.csv")
     callbacks = training_callbacks(config, run_dir, history, task.monitor)
-    trainer = create_trainer(config.trainer, run_dir, callbacks, create_loggers(config.loggers, run_dir))
+    trainer = create_trainer(config.trainer, run_dir, callbacks, create_loggers(config, run_dir))
     check_limits(trainer, config.loader.batch_size, {"train": len(source), "val": len(val_source)})
     if resumed is not None:
         check_resume(config, resumed, task, data.identity, trainer.world_size, run_dir)

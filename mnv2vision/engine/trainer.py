@@ -146,26 +146,32 @@ def check_loggers(names: Sequence[str]) -> None:
         if name not in LOGGERS:
             raise ConfigError(f"loggers: {name!r} is unknown; valid: {', '.join(LOGGERS)}")
         if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"loggers: {name} is not installed: pip install {name}")
+            package = name if name == "tensorboard" else f"'mnv2vision[{name}]'"
+            raise ConfigError(f"loggers: {name} is not installed: pip install {package}")
 
 
-def create_loggers(names: Sequence[str], run_dir: Path) -> list[Logger]:
-    """The loggers by name, see `check_loggers`; metrics.csv is written in any case."""
+def create_loggers(config: Train, run_dir: Path) -> list[Logger]:
+    """The loggers of a configuration, see `check_loggers`; metrics.csv is written in any case."""
     loggers: list[Logger] = []
-    for name in names:
-        if name == "tensorboard":
+    section = config.logging
+    for kind in config.loggers:
+        if kind == "tensorboard":
             from pytorch_lightning.loggers import TensorBoardLogger
 
             loggers.append(TensorBoardLogger(run_dir, name="", version=""))
-        elif name == "wandb":
+        elif kind == "wandb":
             from pytorch_lightning.loggers import WandbLogger
 
-            loggers.append(WandbLogger(save_dir=run_dir, project=os.environ.get("WANDB_PROJECT", "mnv2vision")))
+            project = section.project or os.environ.get("WANDB_PROJECT", "mnv2vision")
+            address: Any = {"settings": {"base_url": section.address}} if section.address else {}
+            loggers.append(WandbLogger(section.name, run_dir, project=project, **address))
         else:
             from pytorch_lightning.loggers import MLFlowLogger
 
-            address = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{run_dir.resolve() / 'mlruns'}"
-            loggers.append(MLFlowLogger(tracking_uri=address))
+            project = section.project or os.environ.get("MLFLOW_EXPERIMENT_NAME", "mnv2vision")
+            own = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{run_dir.resolve() / 'mlruns'}"
+            name = section.name or os.environ.get("MLFLOW_RUN_NAME")
+            loggers.append(MLFlowLogger(project, name, section.address or own))
     return loggers
 
 

@@ -133,7 +133,7 @@ def build(command: str, config: Any, folder: Path) -> None:
     task = Task(model, task_parts([part], model, head_settings(config, tasks), training=True), training_options(config))
     task.check_options()
     callbacks = training_callbacks(config, folder, History(folder / "metrics.csv"), task.monitor)
-    trainer = create_trainer(config.trainer, folder, callbacks, create_loggers(config.loggers, folder))
+    trainer = create_trainer(config.trainer, folder, callbacks, create_loggers(config, folder))
     check_limits(trainer, config.loader.batch_size, {"train": 4, "val": 4})
 
 

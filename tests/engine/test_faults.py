@@ -9,12 +9,16 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mnv2vision.cli.main import main
+from mnv2vision.config.compose import load_config
+from mnv2vision.config.schema import Train
 from mnv2vision.engine import run_folder
 from mnv2vision.engine.run_folder import claimed
+from mnv2vision.engine.trainer import create_loggers
 from mnv2vision.errors import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -225,7 +229,24 @@ def test_a_logger_that_is_not_installed(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert train(f"loggers=[{name}]") == 2
-    assert capsys.readouterr().err == f"error: loggers: {name} is not installed: pip install {name}\n"
+    assert capsys.readouterr().err == f"error: loggers: {name} is not installed: pip install 'mnv2vision[{name}]'\n"
+
+
+def test_keys_of_the_loggers_stand_above_their_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, ...]] = []
+    for kind in ("WandbLogger", "MLFlowLogger"):
+        monkeypatch.setattr(f"pytorch_lightning.loggers.{kind}", lambda *args, **given: made.append((*args, given)))
+    for key in ("WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_NAME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(key, key)
+    create_loggers(load_config(Train, ["loggers=[wandb,mlflow]"]), tmp_path)
+    keys = ["logging.project=p", "logging.name=n", "logging.address=http://a"]
+    create_loggers(load_config(Train, ["loggers=[wandb,mlflow]", *keys]), tmp_path)
+    assert made == [
+        (None, tmp_path, {"project": "WANDB_PROJECT"}),
+        ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_NAME", "MLFLOW_TRACKING_URI", {}),
+        ("n", tmp_path, {"project": "p", "settings": {"base_url": "http://a"}}),
+        ("p", "n", "http://a", {}),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -259,6 +280,8 @@ def test_processes_started_from_outside(
 FAILING = """
 import os, sys
 from mnv2vision.cli.main import main
+from mnv2vision.config.compose import load_config
+from mnv2vision.config.schema import Train
 from mnv2vision.errors import DataError
 from mnv2vision.tasks.base import Task
 step = Task.training_step
