@@ -26,8 +26,8 @@ from mnv2vision.inference.runtimes.base import formats_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-# Their examples need files and accounts that a test does not have; their commands are checked, but not run.
-NOT_RUN = ("docs/weights.md", "docs/published_weights.md", "docs/options.md")
+# Lists written by the package itself.
+NOT_RUN = ("docs/published_weights.md", "docs/options.md")
 # A block of Python; a block of plain text right behind it is its output.
 EXAMPLE = re.compile(
     r"^```python(?: needs-weights)?\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE
@@ -51,7 +51,7 @@ SMALL = {
 
 def stand_in() -> None:
     """Keep small models with random weights by the names of the published ones that the pages load."""
-    names = {name for page in PAGES for name in re.findall(r"\b(?:timm|tensorflow)/[\w.-]+", read(page))}
+    names = {name for page in PAGES for name in re.findall(r"\b(?:timm|tensorflow|torchvision)/[\w.-]+", read(page))}
     entries = [entry for entry in mv.list_weights() if entry.name in names]
     for entry in entries:
         classes = {"classification": 1000, "detection": 80, "segmentation": 21}[entry.task]
@@ -235,11 +235,17 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_are_run_or_marked(page: str) -> None:
+    for language, *needs in map(str.split, re.findall(r"^```([^`\n]+)$", read(page), re.MULTILINE)):
+        assert language in ("sh", "bash", "python", "text", "cpp"), page
+        assert set(needs) <= NEEDS.keys(), page
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_commands_have_keys_that_exist(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for block in blocks(page):
-        assert block.needs <= NEEDS.keys(), block.place
         for command, arguments in block.commands():
             if command in CONFIGURED and "--help" not in arguments:
                 if page not in NOT_RUN:
