@@ -75,11 +75,11 @@ def is_installed(name: str) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ConfigError for a folder that cannot be replaced, as it is no export."""
+    """Raise ConfigError for a folder that cannot be replaced because it is not an export."""
     if folder.is_dir() and (is_bundle(folder) or not any(folder.iterdir())):
         return
     if folder.exists():
-        raise ConfigError(f"{folder}: exists, and is no exported model (no model.json): give another output")
+        raise ConfigError(f"{folder}: exists, and is not an exported model (no model.json): give another output")
 
 
 @contextmanager

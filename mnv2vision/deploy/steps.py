@@ -1,4 +1,4 @@
-"""A model's preprocessing in words, for whoever feeds an exported file without this package."""
+"""A model's preprocessing in words, for those who feed an exported file without this package."""
 
 from typing import Literal
 

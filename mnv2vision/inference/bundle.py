@@ -124,7 +124,7 @@ class Bundle:
         """
         folder = Path(folder)
         if not (folder / MODEL_JSON).is_file():
-            raise WeightsError(f"{folder}: no exported model: there is no {MODEL_JSON}")
+            raise WeightsError(f"{folder}: not an exported model (no {MODEL_JSON})")
         try:
             data = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))
             version = data.pop("format_version")

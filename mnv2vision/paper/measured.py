@@ -73,7 +73,7 @@ def accuracy(table: Table, dataset: str, weights: str, arguments: Sequence[str])
         dataset: "imagenet", "coco" or "voc".
         weights: Model files, or folders of them, separated by commas. A file is used for the rows of its
             architecture, or for one named row among them, as in "1.0_192:file".
-        arguments: Further key=value pairs of tools/eval.py, such as dataset.root=...
+        arguments: Further key=value pairs of mnv2vision eval, such as dataset.root=...
 
     Returns:
         "22.1 (5000 images of val)" by row and column.

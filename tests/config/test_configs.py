@@ -240,7 +240,7 @@ def test_the_header_of_a_recipe(recipe: str) -> None:
     """A command, the figure to expect, and on what hardware in how long."""
     text = (config_folder() / f"recipe/{recipe}.yaml").read_text()
     header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
-    command = re.search(r"#   python tools/train\.py (.*)", header)
+    command = re.search(r"#   mnv2vision train (.*)", header)
     assert command is not None
     given = [item for item in command[1].split() if "<" not in item and not item.startswith(("with", "train/", "val/"))]
     arguments = [item for item in given if "=" in item and not item.startswith(("init_from", "dataset.root"))]

@@ -162,7 +162,7 @@ def test_what_cannot_work_is_refused_first(
 def test_folders_of_others_stay(model: VisionModel, tmp_path: Path) -> None:
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="onnx: exists, and is no exported model"):
+    with pytest.raises(ConfigError, match="onnx: exists, and is not an exported model"):
         mv.export(model, tmp_path)
     assert left(tmp_path / "onnx") == ["thesis.tex"]
 

@@ -180,7 +180,7 @@ def test_each_deviation_has_its_reason(name: str) -> None:
 def test_the_page_is_up_to_date() -> None:
     page = report.render([(table, check(table)) for table in TABLES.values()], "markdown", page=True)
     assert (ROOT / "docs/reproduction.md").read_text(encoding="utf-8") == page, (
-        "run: python tools/reproduce.py output=docs/reproduction.md"
+        "run: mnv2vision reproduce output=docs/reproduction.md"
     )
 
 
