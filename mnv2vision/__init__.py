@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mnv2vision.inference.predictor import Predictor
     from mnv2vision.models.complexity import Complexity, complexity
     from mnv2vision.models.join import join
+    from mnv2vision.predictions.classification import Classification
+    from mnv2vision.predictions.detection import Detection
+    from mnv2vision.predictions.segmentation import Segmentation
     from mnv2vision.preprocessing import Preprocessing
     from mnv2vision.weights.create import create_model
     from mnv2vision.weights.entries import list_weights
@@ -30,13 +33,16 @@ from mnv2vision.version import __version__ as __version__
 __all__ = [
     "Backbone",
     "Boxes",
+    "Classification",
     "Complexity",
+    "Detection",
     "Exported",
     "FeatureSpec",
     "Predictor",
     "Preprocessing",
     "Run",
     "Sample",
+    "Segmentation",
     "complexity",
     "create_backbone",
     "create_model",
@@ -69,6 +75,9 @@ _HOMES = {
     "mnv2vision.models.complexity": ("Complexity", "complexity"),
     "mnv2vision.models.join": ("join",),
     "mnv2vision.inference.predictor": ("Predictor",),
+    "mnv2vision.predictions.classification": ("Classification",),
+    "mnv2vision.predictions.detection": ("Detection",),
+    "mnv2vision.predictions.segmentation": ("Segmentation",),
     "mnv2vision.preprocessing": ("Preprocessing",),
     "mnv2vision.weights.create": ("create_model",),
     "mnv2vision.weights.entries": ("list_weights",),

@@ -126,6 +126,22 @@ def test_examples(page: str) -> None:
             assert namespace["model"].eval()(torch.zeros(1, 3, 64, 33)).shape == (1, 5, 64, 33)
 
 
+@pytest.mark.slow
+def test_examples_have_types(tmp_path: Path, patience: float) -> None:
+    """A user's own checker takes the examples; that which torch leaves without types is not theirs."""
+    for page in PAGES:
+        source = read(page)
+        lines = [""] * (source.count("\n") + 1)  # those of the page
+        for found in re.finditer(r"^```python.*\n((?:.*\n)*?)```", source, re.MULTILINE):
+            start = source.count("\n", 0, found.start(1))
+            code = found[1].splitlines()
+            lines[start : start + len(code)] = code
+        (tmp_path / f"{Path(page).stem}_md.py").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "mypy", "--strict", "--allow-untyped-calls", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience)
+    assert done.returncode == 0, done.stdout
+
+
 def anchors(page: str) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", read(page), flags=re.DOTALL | re.MULTILINE), re.M)

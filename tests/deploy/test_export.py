@@ -100,9 +100,7 @@ def test_folders_of_others_stay(tmp_path: Path) -> None:
     check_folder(tmp_path / "absent")
     check_folder(tmp_path)
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(
-        ConfigError, match=r"exists, and is not an exported model \(no model.json\): give another"
-    ):
+    with pytest.raises(ConfigError, match=r"exists, and is not an exported model \(no model.json\): give another"):
         check_folder(tmp_path)
     with pytest.raises(ConfigError, match="not an exported model"):
         check_folder(tmp_path / "thesis.tex")
