@@ -1,4 +1,4 @@
-"""The processes of a run: which one is first, and what happens when one of them dies."""
+"""Processes: which one of a run is first, what happens when one of them dies, and modules run in their own."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 _CHECK = 0.5
 """Seconds between two checks of another process."""
@@ -41,6 +42,24 @@ def is_first() -> bool:
     """Whether this is the process that writes files and logs."""
     names = ["RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", *(["SLURM_PROCID"] if in_srun() else [])]
     return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def run_module(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a module of this package in a process of its own, whose output is kept.
+
+    Args:
+        name: The module's, in full.
+        arguments: Of its command line.
+    """
+    package = str(Path(__file__).parents[2])
+    return subprocess.run(
+        [sys.executable, "-m", name, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
 
 
 def watch_parent() -> None:

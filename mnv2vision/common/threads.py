@@ -1,4 +1,4 @@
-"""How OpenMP threads wait; set before torch is imported."""
+"""Cores, and how OpenMP threads wait, which is set before torch is imported."""
 
 import os
 
@@ -17,3 +17,8 @@ def set_up_threads() -> None:
     """
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from mnv2vision.common.distributed import gather
 from mnv2vision.common.processes import in_srun
+from mnv2vision.common.threads import usable_cores
 from mnv2vision.data.batch import Batch, BatchDataset, BatchSampler, OnError, Transform
 from mnv2vision.data.mixture import batch_sampler
 from mnv2vision.data.readers import start_reader
@@ -104,12 +105,11 @@ class DataModule(pl.LightningDataModule):
         )
 
     def _share_of_cores(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         # The processes on this machine, as counted by torchrun, SLURM or Lightning.
         names = ["LOCAL_WORLD_SIZE", *(["SLURM_NTASKS_PER_NODE"] if in_srun() else [])]
         told = [int(os.environ.get(name, 1)) for name in names]
         processes = max(*told, self.trainer.num_devices if self.trainer else 1)
-        return min(8, max(1, cores // (2 * processes)))
+        return min(8, max(1, usable_cores() // (2 * processes)))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Raise a worker's error, note the files it skipped, and move the tensors."""

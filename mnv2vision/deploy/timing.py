@@ -1,8 +1,6 @@
 """Speed and memory of a model, measured in a process of its own: python -m mnv2vision.deploy.timing <model>."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.common.threads import set_up_threads
+from mnv2vision.common.processes import run_module
+from mnv2vision.common.threads import set_up_threads, usable_cores
 from mnv2vision.errors import ExportError
 from mnv2vision.inference.bundle import Bundle, is_bundle
 from mnv2vision.inference.exported import open_runtime
-from mnv2vision.inference.runtimes.graph import usable_cores
 from mnv2vision.preprocessing import Preprocessing
 
 Run = Callable[[NDArray[np.uint8]], object]
@@ -50,16 +48,7 @@ def time_model(model: Path) -> Timing:
     Raises:
         ExportError: If the process fails.
     """
-    package = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(
-        [sys.executable, "-m", "mnv2vision.deploy.timing", str(model)],
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    done = run_module("mnv2vision.deploy.timing", str(model))
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise ExportError(f"{model}: cannot be timed ({said[-1]})")

@@ -2,15 +2,13 @@
 
 import importlib.util
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
 from mnv2vision.common.cache import home
+from mnv2vision.common.processes import run_module
 from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.inference.bundle import Bundle, digest
 from mnv2vision.inference.runtimes.base import FORMATS
@@ -77,17 +75,8 @@ def export_once(model: Path, runtime: str) -> Path:
 
 
 def _export(model: Path, kind: str, output: Path) -> None:
-    package = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
     given = [f"checkpoint={model}", f"formats=[{kind}]", f"output={output}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mnv2vision.cli.main", "export", *given],
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    done = run_module("mnv2vision.cli.main", "export", *given)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
         raise ConfigError(f"{model}: cannot be exported to {kind}: {said[-1].removeprefix('error: ')}")

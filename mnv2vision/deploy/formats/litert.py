@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mnv2vision.common.atomic import atomic_path
+from mnv2vision.common.threads import usable_cores
 from mnv2vision.deploy.formats.onnx import quiet
 from mnv2vision.deploy.graph import ExportGraph
 from mnv2vision.deploy.int8 import correct_biases
 from mnv2vision.deploy.written import ExportOptions, Written
 from mnv2vision.errors import ConfigError
 from mnv2vision.inference.bundle import TensorSpec
-from mnv2vision.inference.runtimes.graph import usable_cores
 from mnv2vision.inference.runtimes.litert import silent
 
 INPUT = "images"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.inference.runtimes.graph import usable_cores
+from mnv2vision.common.threads import usable_cores
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -9,10 +9,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from mnv2vision.common.threads import usable_cores
 from mnv2vision.errors import WeightsError
 from mnv2vision.inference.bundle import Bundle
 from mnv2vision.inference.runtimes.base import Runtime
-from mnv2vision.inference.runtimes.graph import Call, GraphRuntime, import_runtime, usable_cores
+from mnv2vision.inference.runtimes.graph import Call, GraphRuntime, import_runtime
 
 _HEAD = 40  # bytes that say what the file is and how long
 

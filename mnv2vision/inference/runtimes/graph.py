@@ -1,7 +1,6 @@
 """What the runtimes share: from photos to a graph's input, from its outputs to real values; nothing imports torch."""
 
 import importlib
-import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -51,11 +50,6 @@ class GraphRuntime:
             values = values[:count].astype(np.float32)  # a copy: some runtimes use their memory again
             real[spec.name] = values if spec.scale is None else (values - spec.zero_point) * np.float32(spec.scale)
         return real
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def import_runtime(name: str) -> ModuleType:

@@ -9,10 +9,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from mnv2vision.common.threads import usable_cores
 from mnv2vision.errors import WeightsError
 from mnv2vision.inference.bundle import Bundle
 from mnv2vision.inference.runtimes.base import Runtime
-from mnv2vision.inference.runtimes.graph import GraphRuntime, import_runtime, usable_cores
+from mnv2vision.inference.runtimes.graph import GraphRuntime, import_runtime
 
 
 def open_model(path: Path, bundle: Bundle, threads: int | None = None) -> Runtime:

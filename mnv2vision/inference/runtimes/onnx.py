@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from mnv2vision.common.threads import usable_cores
 from mnv2vision.errors import WeightsError
 from mnv2vision.inference.bundle import Bundle
 from mnv2vision.inference.runtimes.base import Runtime
-from mnv2vision.inference.runtimes.graph import GraphRuntime, import_runtime, usable_cores
+from mnv2vision.inference.runtimes.graph import GraphRuntime, import_runtime
 
 _ERRORS_ONLY = 3  # of onnxruntime's levels of logging
 
