@@ -114,7 +114,7 @@ def check_resume(
     if ("current_model_state" in checkpoint) != bool(config.ema.decay):  # the averages, or what they are of
         changed.append("ema")
     if data["batch"] and data["global_batch"] != config.loader.batch_size * world_size:
-        changed.append(f"the global batch of {data['global_batch']} (it was written within an epoch)")
+        changed.append(f"the global batch of {data['global_batch']} (the checkpoint is from within an epoch)")
     was = data.get("identity", {})
     others = [
         f"{key} was {_short(was[key])}, is {_short(now)}"
@@ -122,7 +122,7 @@ def check_resume(
         if key in was and was[key] != now
     ]
     if others and data["batch"]:
-        changed.append("the data (it was written within an epoch)")
+        changed.append("the data (the checkpoint is from within an epoch)")
     if "quantize" not in changed:  # which has tensors of its own
         file.check_fit(checkpoint["state_dict"], task.state_dict(), f"resume={path}")
     if changed:
