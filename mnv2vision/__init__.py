@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mnv2vision.inference.predictor import Predictor
     from mnv2vision.models.complexity import Complexity, complexity
     from mnv2vision.models.join import join
+    from mnv2vision.predictions.base import Answers
     from mnv2vision.predictions.classification import Classification
     from mnv2vision.predictions.detection import Detection
     from mnv2vision.predictions.segmentation import Segmentation
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 from mnv2vision.version import __version__ as __version__
 
 __all__ = [
+    "Answers",
     "Backbone",
     "Boxes",
     "Classification",
@@ -75,6 +77,7 @@ _HOMES = {
     "mnv2vision.models.complexity": ("Complexity", "complexity"),
     "mnv2vision.models.join": ("join",),
     "mnv2vision.inference.predictor": ("Predictor",),
+    "mnv2vision.predictions.base": ("Answers",),
     "mnv2vision.predictions.classification": ("Classification",),
     "mnv2vision.predictions.detection": ("Detection",),
     "mnv2vision.predictions.segmentation": ("Segmentation",),
