@@ -91,7 +91,12 @@ def add_named(base: DictConfig, given: Sequence[Given]) -> dict[str, Kind]:
         heads = next((item.value for item in reversed(given) if item.key == "heads"), list(base["heads"]))
         if not isinstance(heads, list):
             raise ConfigError(f"heads={heads}: heads takes a list of names, such as [classification,detection]")
-        for name, task in head_tasks(JOINT, [str(head) for head in heads]).items():
+        tasks = head_tasks(JOINT, [str(head) for head in heads])
+        for place in ("model", "loss", *_BY_HEAD):  # what a recipe says of heads that are left out
+            section = OmegaConf.select(base, place)
+            for name in TASKS.keys() - tasks.keys() if section is not None else ():
+                section.pop(name, None)
+        for name, task in tasks.items():
             kinds |= _add_head(base, name, task)
     return kinds
 

@@ -301,6 +301,7 @@ def test_an_epoch_without_a_label(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         (["data.x.dataset=shapes", "loader.batch_size=1", *parts("detection")], "each batch has images of all 2"),
         (["loss.balance=magic"], "loss.balance='magic' is unknown; valid: fixed, uncertainty, gradient"),
         (["loss.weights.faces=1"], "unknown key loss.weights.faces"),
+        (["recipe=shapes", "heads=[detection]", "model.segmentation.head=aspp"], "unknown key model.segmentation.head"),
         (["model.num_classes=3"], "model.num_classes is for one head"),
         (["teachers.detection=none.safetensors"], "none.safetensors"),
         (["preprocessing.resize=crop"], "preprocessing.resize=crop would cut off objects"),
