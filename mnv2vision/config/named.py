@@ -6,7 +6,7 @@ from typing import Annotated
 
 from omegaconf import DictConfig, OmegaConf
 
-from mnv2vision.config.annotations import Factor, Name
+from mnv2vision.config.annotations import Name
 from mnv2vision.config.datasets import DATASETS
 from mnv2vision.config.kinds import Kind, Many, Number, Text, optional
 from mnv2vision.config.options import option, options, values
@@ -27,7 +27,7 @@ class PartOptions:
         None, "that it serves; null: the one of its name, else all that it can; []: images for teachers alone"
     )
     labels: bool = option(True, "false: learn from its images alone, by teachers; its annotations are for evaluation")
-    share: Factor | None = option(
+    share: Annotated[float, Number(most=10**9, above=0)] | None = option(
         None, "of a batch, beside those of the others; null: the number of its images, to the power of data.alpha"
     )
 
