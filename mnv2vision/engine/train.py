@@ -91,8 +91,6 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
     if config.init_from == AUTO and resumed is None:
         config = replace(config, init_from=imagenet_weights(config.backbone))
     model = addition.model(config, *names.values()) if addition else new_model(config, tasks, names, resumed)
-    if addition:
-        config = replace(config, freeze=addition.frozen)
     evaluation = EvaluationTransform(model.preprocessing)
     source, val_source = (
         training_source(data_parts, model.config, config.data.alpha, config.loader.batch_size),
@@ -110,11 +108,11 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
         batch_size=config.loader.batch_size,
         workers=config.loader.workers,
     )
-    in_use = dict(model.heads_in_use())
+    options, in_use = training_options(config), dict(model.heads_in_use())
     task = Task(
         model,
         task_parts(data_parts, model, head_settings(config, tasks), training=True),
-        training_options(config),
+        replace(options, freeze=addition.frozen) if addition else options,
         {name: Teacher(teacher, name, in_use[name], str(config.teachers[name])) for name, teacher in teachers.items()},
     )
     task.check_options()

@@ -157,6 +157,20 @@ def test_a_head_added_to_a_finished_model(tmp_path: Path, train: Train, capsys: 
     assert not (tmp_path / "no").exists()
 
 
+def test_an_addition_resumed(tmp_path: Path, train: Train, interrupt: Callable[..., None]) -> None:
+    model = mv.create_model("classification", names=Shapes.names, width=0.35, image_size=32)
+    mv.save(model, tmp_path / "start.safetensors")
+    more = ("task=segmentation", f"add_to={tmp_path / 'start.safetensors'}", "model.image_size=null")
+    arguments = (*more, "backbone.width=null", "checkpoint.every_n_steps=2")
+    assert train(*arguments, f"run_dir={tmp_path / 'whole'}") == 0
+    interrupt((1, 3))
+    with pytest.raises(InterruptedError):
+        train(*arguments, f"run_dir={tmp_path / 'cut'}")
+    assert train(f"resume={tmp_path / 'cut/checkpoints/last.ckpt'}") == 0
+    files = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "cut")]
+    assert files[0] == files[1]
+
+
 def test_a_deeper_head_brings_its_own_layers(tmp_path: Path, train: Train) -> None:
     """A segmentation model has no layers of 1280 channels, which a classifier stands on."""
     model = mv.create_model("segmentation", names=Shapes.mask_names, width=0.35, image_size=32)
