@@ -106,7 +106,8 @@ def import_entry(entry: Entry, input: str | os.PathLike[str] | None) -> VisionMo
         return _import(entry, path)
     except WeightsError as error:
         if not Path(path).is_file():  # torchvision's name, whose download failed in torchvision's own client
-            raise WeightsError(f"{error}: mv.load({entry.name!r}, input=…)") from error
+            reason = str(error).removeprefix(f"{path}: ")
+            raise WeightsError(f"{entry.name}: {reason}: mv.load({entry.name!r}, input=…)") from error
         for kept in (Path(path).resolve(), Path(path)):  # the hub's client stores links to its files
             kept.unlink(missing_ok=True)
         raise WeightsError(f"{error}; the download was deleted") from error

@@ -269,17 +269,6 @@ def test_options_that_exported_models_do_not_have(folders: dict[str, Path]) -> N
         mv.Predictor(folders["detection"]).model  # noqa: B018
 
 
-def test_several_heads(
-    exported: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    heads = {"classification": {"num_classes": 3}, "detection": {"num_classes": 2}}
-    folder = exported(mv.create_model(heads, width=0.35, depth=0.5, image_size=64).eval(), tmp_path / "both")
-    assert "classification, detection" in line(folder)
-    monkeypatch.chdir(tmp_path)
-    assert main(["eval", f"checkpoint={folder}"]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
 # ---- evaluation ----
 
 
