@@ -124,9 +124,7 @@ class EarlyStopping:
 class Logging:
     """Of loggers that have a server; null: what its own environment variable says."""
 
-    project: UserText | None = option(
-        None, "wandb's project, MLflow's experiment; null: as the environment says, or this package's name"
-    )
+    project: UserText | None = option(None, "wandb's project, MLflow's experiment; null: as the environment says")
     name: UserText | None = option(None, "of the run; a made-up one where no variable says")
     address: UserText | None = option(None, "of the server; MLflow: <run_dir>/mlruns where no variable says")
 
