@@ -216,6 +216,7 @@ def quieten_lightning() -> None:
         ".*Checkpoint directory.*exists and is not empty.*",
         ".*LeafSpec.*",
         ".*lr_scheduler.step.*",
+        ".*called before the ``update`` method.*",  # of a mean that goes on from a checkpoint
         ".*sync_dist=True.*",  # metrics are the same in all processes
         ".*your dataloader is not resumable.*",  # the data module's is
         ".*could not find the monitored key.*",  # without validation there is no best
