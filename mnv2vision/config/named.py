@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mnv2vision.config.annotations import Name
 from mnv2vision.config.datasets import DATASETS
@@ -41,21 +41,26 @@ _BY_HEAD: dict[str, tuple[Kind, object]] = {
 """Sections with a key for each head: its kind and default."""
 
 
-def head_tasks(task: str, heads: Sequence[str]) -> dict[str, str]:
+ALL_HEADS = ("classification", "detection", "segmentation")
+
+
+def head_tasks(task: str, heads: Sequence[str] | None) -> dict[str, str]:
     """The task of each head.
 
     Args:
         task: Of the run.
-        heads: Of task=joint: names that are tasks, or `name:task`.
+        heads: Of task=joint: names that are tasks, or `name:task`; None for one of each.
 
     Raises:
-        ConfigError: For an unknown task, or a name given twice.
+        ConfigError: For an unknown task, a name given twice, or heads of another task than joint.
     """
     if task != JOINT:
+        if heads is not None:
+            raise ConfigError(f"heads=[{','.join(heads)}] are for task={JOINT}, not for task={task}")
         return {task: task}
     known = [name for name in TASKS if name != JOINT]
     tasks: dict[str, str] = {}
-    for item in heads:
+    for item in ALL_HEADS if heads is None else heads:
         name, _, kind = item.partition(":")
         if (kind or name) not in known:
             raise ConfigError(f"heads: {item!r} is unknown; valid: {', '.join(known)}, or <name>:<one of these>")
@@ -88,10 +93,10 @@ def add_named(base: DictConfig, given: Sequence[Given]) -> dict[str, Kind]:
         for name in _names_of_parts(base, given):
             kinds |= _add_part(base, name, given)
     if base.get("task") == JOINT and "heads" in base:
-        heads = next((item.value for item in reversed(given) if item.key == "heads"), list(base["heads"]))
-        if not isinstance(heads, list):
+        heads = next((item.value for item in reversed(given) if item.key == "heads"), base["heads"])
+        if heads is not None and not isinstance(heads, Sequence | ListConfig):
             raise ConfigError(f"heads={heads}: heads takes a list of names, such as [classification,detection]")
-        tasks = head_tasks(JOINT, [str(head) for head in heads])
+        tasks = head_tasks(JOINT, None if heads is None else [str(head) for head in heads])
         for place in ("model", "loss", *_BY_HEAD):  # what a recipe says of heads that are left out
             section = OmegaConf.select(base, place)
             for name in TASKS.keys() - tasks.keys() if section is not None else ():

@@ -47,9 +47,8 @@ class Train:
     """Train a model. Without arguments: classification of the built-in shapes, minutes on two cores."""
 
     task: Name = option("classification", "classification | detection | segmentation | joint")
-    heads: Annotated[tuple[str, ...], Many(Text(), least=1)] = option(
-        ("classification", "detection", "segmentation"),
-        "of task=joint: names, a task each, or name:task, such as faces:detection",
+    heads: UserTexts | None = option(
+        None, "of task=joint: names that are tasks, or name:task, such as faces:detection; null: one of each task"
     )
     add_to: UserText | None = option(
         None, "a model to add this head to: it stays as it is, and the head alone is trained"

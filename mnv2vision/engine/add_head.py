@@ -19,6 +19,7 @@ class Addition:
     """A model that gets a head more.
 
     Attributes:
+        name: Of the new head.
         frozen: How many blocks of the backbone stay as they are: all that the model has.
     """
 
@@ -37,12 +38,12 @@ class Addition:
         self._source = str(config.add_to)
         self._old = registry.load(self._source)
         self._task = config.task
-        self._name = config.add_as or config.task
+        self.name = config.add_as or config.task
         if config.task not in ("classification", "detection", "segmentation"):
             raise ConfigError(f"add_to={self._source}: adds one head: give its task=, not task={config.task}")
-        if self._name in self._old.heads:
+        if self.name in self._old.heads:
             raise ConfigError(
-                f"add_to={self._source}: it has a head {self._name}; give the new one a name: add_as=<name>"
+                f"add_to={self._source}: it has a head {self.name}; give the new one a name: add_as=<name>"
             )
         for key, wanted in (("init_from", config.init_from), ("freeze", config.freeze), ("quantize", config.quantize)):
             if wanted:
@@ -74,7 +75,7 @@ class Addition:
         """
         held = self._old.config
         head = {key: value for key, value in config.model.more.items() if value is not None}
-        heads = {self._name: {"task": self._task, "names": names, **head}}
+        heads = {self.name: {"task": self._task, "names": names, **head}}
         model = VisionModel(configure(heads, held.backbone, held.backbone_options, preprocessing=held.preprocessing))
         known = {key: value for key, value in self._old.state_dict().items() if key.startswith("backbone.")}
         wanted = model.state_dict()
@@ -91,7 +92,7 @@ class Addition:
             "add_to: %s keeps its backbone and its heads (%s); new: %s",
             self._source,
             ", ".join(self._old.heads),
-            ", ".join([*(f"backbone.{name}" for name in new), f"heads.{self._name}"]),
+            ", ".join([*(f"backbone.{name}" for name in new), f"heads.{self.name}"]),
         )
         return model
 
@@ -102,7 +103,7 @@ class Addition:
             model: What `Addition.model` gave, trained.
         """
         old = {name: self._old.only(name) for name in self._old.heads}
-        return join({**old, self._name: copy.deepcopy(model).cpu()})
+        return join({**old, self.name: copy.deepcopy(model).cpu()})
 
 
 def _comparable(value: object, key: str) -> object:

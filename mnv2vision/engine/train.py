@@ -76,7 +76,10 @@ def train(config: Train, parts: tuple[SampleSource, SampleSource] | None = None)
 
 
 def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource] | None) -> dict[str, float]:
-    tasks = {config.add_as or config.task: config.task} if config.add_to else head_tasks(config.task, config.heads)
+    addition = Addition(config) if config.add_to else None
+    tasks = {addition.name: config.task} if addition else head_tasks(config.task, config.heads)
+    if config.add_as and not addition:
+        raise ConfigError(f"add_as={config.add_as}: names the head that add_to=<a model> adds")
     resumed = read_checkpoint(config.resume) if config.resume else None
     if not config.debug and not (config.resume and is_of_run(config.resume, run_dir)):
         check_unused(run_dir)
@@ -85,7 +88,6 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
     teachers = {name: registry.load(str(source)) for name, source in config.teachers.items() if source is not None}
     names = {name: classes(data_parts, name, _teaching(name, task, teachers)) for name, task in tasks.items()}
     check_num_classes(config, names)
-    addition = Addition(config) if config.add_to else None
     if config.quantize and not config.init_from:
         raise ConfigError("quantize=true goes on with a trained model: give init_from=<its model.safetensors>")
     if config.init_from == AUTO and resumed is None:

@@ -1,6 +1,6 @@
 """The loss of a training step: of one head, or of several that learn from different images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,13 +9,12 @@ from torch import Tensor
 
 from mnv2vision.contracts import HeadTraining, Raw
 from mnv2vision.data.batch import Batch
+from mnv2vision.models.shared_pass import Run
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.tasks.options import Part, TrainingOptions
 from mnv2vision.tasks.teachers import Teacher
 from mnv2vision.training.balance import Balance, cosines
-
-Run = Callable[[Tensor], Raw | dict[str, Raw]]
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,10 @@ class Objective:
         if not self._views:
             return batch
         serving, unknown = self._views[name]
-        device = batch.images.device
-        return batch.of_head(serving.to(device), None if unknown is None else unknown.to(device))
+        if serving.device != (device := batch.images.device):
+            serving, unknown = serving.to(device), None if unknown is None else unknown.to(device)
+            self._views[name] = serving, unknown
+        return batch.of_head(serving, unknown)
 
     def __call__(self, run: Run, images: Tensor, batch: Batch, compare: bool = False) -> StepLoss:
         """The loss of a batch.
@@ -91,21 +92,23 @@ class Objective:
         raw, features = self._run(run, images, watched=self._compared and (compare or self.balance.mode == "gradient"))
         losses: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
+        labelled: dict[str, Tensor] = {}
         for name, head in self.heads.items():
             own = raw[name] if isinstance(raw, dict) else raw
             view = self.seen(name, batch)
             found = head.loss(own, view)
+            has_labels = view.has(self._targets[name])
+            labelled[name] = has_labels.sum().float()
             if name in self._teachers:
                 teacher = self._teachers[name]
-                wanted = ~view.has(self._targets[name])
-                found["taught"] = head.imitate(own, teacher(head, batch.images), wanted, teacher.classes)
+                found["taught"] = head.imitate(own, teacher(head, batch.images), ~has_labels, teacher.classes)
+                labelled[name] = torch.full_like(labelled[name], len(has_labels))  # it learns from all
             losses[name] = torch.stack(list(found.values())).sum()
             if len(found) > 1:
                 parts |= {f"{name}/{part}" if len(self.heads) > 1 else part: value for part, value in found.items()}
         if len(self.heads) == 1:
             return StepLoss(next(iter(losses.values())), parts=parts)
-        labelled = {name: self._labelled(name, batch) for name in losses}
-        losses = _over_all_processes(losses, labelled)
+        losses = over_all_processes(losses, labelled)
         total: Tensor = self.balance(losses, features)
         if self.balance.mode != "fixed":
             parts |= {f"{name}/weight": factor for name, factor in self.balance.factors.items()}
@@ -124,15 +127,14 @@ class Objective:
         finally:
             hook.remove()
 
-    def _labelled(self, name: str, batch: Batch) -> Tensor:
-        """How many images a head learns from: those with labels, or all where it has a teacher."""
-        if name in self._teachers:
-            return torch.full((), float(len(batch.image_ids)), device=batch.images.device)
-        return self.seen(name, batch).has(self._targets[name]).sum().float()
 
+def over_all_processes(losses: dict[str, Tensor], labelled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Losses whose mean over the processes is the mean over all labelled images, however they are spread.
 
-def _over_all_processes(losses: dict[str, Tensor], labelled: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Losses whose mean over the processes is the mean over all labelled images, however they are spread."""
+    Args:
+        losses: Means over the labelled images here, by head.
+        labelled: How many these are.
+    """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return losses
     here = torch.stack(list(labelled.values()))
