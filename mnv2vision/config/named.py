@@ -108,14 +108,13 @@ def add_named(base: DictConfig, given: Sequence[Given]) -> dict[str, Kind]:
 
 def _names_of_parts(base: DictConfig, given: Sequence[Given]) -> list[str]:
     there = [str(name) for name, section in base["data"].items() if isinstance(section, DictConfig)]
-    keys = [item.key.split(".") for item in given]
-    names = [key[1] for key in keys if key[0] == "data" and len(key) == 3]
-    names += [key[1] for key, item in zip(keys, given, strict=True) if len(key) == 2 and _is_part(key, item)]
-    return list(dict.fromkeys([*there, *names]))
-
-
-def _is_part(key: list[str], item: Given) -> bool:
-    return key[0] == "data" and isinstance(item.value, dict)
+    for item in given:
+        match item.key.split("."):
+            case ["data", name, _]:
+                there.append(name)
+            case ["data", name] if isinstance(item.value, dict):
+                there.append(name)
+    return list(dict.fromkeys(there))
 
 
 def _add_part(base: DictConfig, name: str, given: Sequence[Given]) -> dict[str, Kind]:

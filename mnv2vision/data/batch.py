@@ -1,31 +1,24 @@
 """From samples to batches; randomness is a function of (seed, epoch, index) alone."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
+from mnv2vision.data.mixture import Mixture
 from mnv2vision.data.readers import has_room
 from mnv2vision.data.sample import IGNORE_INDEX, NO_LABEL, Sample, SampleSource
+from mnv2vision.data.sampler import BatchKey
 from mnv2vision.data.targets import BoxTargets, check_mask, stack_boxes, stack_labels, stack_masks
 from mnv2vision.errors import ConfigError, DataError
 
 OnError = Literal["raise", "skip"]
 Transform = Callable[[Sample, int], Sample]
 """Transforms a sample; the seed determines all random draws."""
-
-
-class BatchKey(NamedTuple):
-    """What the sampler passes to a worker: enough to produce the same batch in any process."""
-
-    epoch: int
-    indices: list[int]
-    passes: list[int] | None = None
-    """How often each sample's data set was gone through before; the epoch by default."""
 
 
 @dataclass
@@ -142,79 +135,6 @@ def sample_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-class BatchSampler(Sampler[BatchKey]):
-    """The order of an epoch, this process's share of it, and where to continue after a resume."""
-
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        *,
-        training: bool,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """Plan the batches.
-
-        Args:
-            length: Samples in the data set.
-            batch_size: Per process.
-            training: Shuffle, and give every process the same number of full batches (a data set smaller than one
-                batch is repeated to fill it). Otherwise in order, every sample once, with a smaller last batch.
-            seed: Seed of the order.
-            rank: Rank of this process.
-            world_size: Number of processes.
-        """
-        if length == 0:
-            raise DataError("the data set is empty")
-        self.length = length
-        self.batch_size = batch_size
-        self.training = training
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.first_batch = 0
-
-    def __len__(self) -> int:
-        if self.training:
-            return max(1, self.length // (self.batch_size * self.world_size))
-        share = len(range(self.rank, self.length, self.world_size))
-        return -(-share // self.batch_size)
-
-    def __iter__(self) -> Iterator[BatchKey]:
-        order = np.arange(self.length)
-        if self.training:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-            order = np.resize(order, len(self) * self.batch_size * self.world_size)
-        share = order[self.rank :: self.world_size]
-        for batch in range(self.first_batch, len(self)):
-            indices = share[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield BatchKey(self.epoch, indices.tolist())
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch; a resumed epoch keeps its first batch."""
-        if epoch != self.epoch:
-            self.epoch = epoch
-            self.first_batch = 0
-
-    def go_on_at(self, epoch: int, batch: int) -> None:
-        """Resume after `batch` batches of `epoch`."""
-        done = batch >= len(self)
-        self.epoch = epoch + done
-        self.first_batch = 0 if done else batch
-
-
-@runtime_checkable
-class _Parted(Protocol):
-    """A mixture of data sets, whose samples are replaced by others of the same one."""
-
-    def part(self, index: int) -> int: ...
-
-    def indices(self, part: int) -> range: ...
-
-
 class BatchDataset(Dataset[Batch]):
     """Makes whole batches from a data set's samples; runs in the workers."""
 
@@ -259,11 +179,11 @@ class BatchDataset(Dataset[Batch]):
 
     def _sample(self, epoch: int, index: int, skipped: list[str]) -> Sample:
         # A sample that replaces an unreadable one keeps batches full; evaluators drop duplicates by image id.
-        others = self.source.indices(self.source.part(index)) if isinstance(self.source, _Parted) else None
-        others = others or range(len(self.source))
+        source = self.source
+        others = source.indices(source.part(index)) if isinstance(source, Mixture) else range(len(source))
         for step in range(len(others)):
             try:
-                sample = self.source[others[(index - others.start + step) % len(others)]]
+                sample = source[others[(index - others.start + step) % len(others)]]
             except DataError as error:
                 if self.on_error == "raise":
                     raise

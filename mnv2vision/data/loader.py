@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 from mnv2vision.common.distributed import gather
 from mnv2vision.common.processes import in_srun
 from mnv2vision.common.threads import usable_cores
-from mnv2vision.data.batch import Batch, BatchDataset, BatchSampler, OnError, Transform
-from mnv2vision.data.mixture import batch_sampler
+from mnv2vision.data.batch import Batch, BatchDataset, OnError, Transform
 from mnv2vision.data.readers import start_reader
 from mnv2vision.data.sample import SampleSource
+from mnv2vision.data.sampler import BatchSampler, batch_sampler
 from mnv2vision.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)

@@ -1,12 +1,11 @@
 """Several data sets as one, for heads that learn from different ones: every batch has images of each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.data.batch import BatchKey, BatchSampler
 from mnv2vision.data.sample import IGNORE_INDEX, Boxes, Sample, SampleSource
 from mnv2vision.errors import ConfigError, DataError
 
@@ -115,74 +114,6 @@ def counts_per_batch(shares: Sequence[float], batch_size: int, names: Sequence[s
         else:
             counts[np.where(counts > 1, missing, np.inf).argmin()] -= 1
     return [int(count) for count in counts]
-
-
-class MixtureSampler(BatchSampler):
-    """Batches of a mixture: in training each with the same number of images of each part, else of one part each.
-
-    In training each part goes round its own shuffled samples, without regard to where an epoch ends; an epoch has as
-    many batches as the parts have images together. What a batch has is a function of the seed and its number.
-    """
-
-    def __init__(
-        self,
-        mixture: Mixture,
-        batch_size: int,
-        *,
-        training: bool,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """Plan the batches; see `BatchSampler`."""
-        super().__init__(len(mixture), batch_size, training=training, seed=seed, rank=rank, world_size=world_size)
-        self._mixture = mixture
-        self._counts = counts_per_batch(mixture.shares, batch_size, mixture.names) if training else []
-
-    def __len__(self) -> int:
-        return super().__len__() if self.training else len(list(self._in_order()))
-
-    def __iter__(self) -> Iterator[BatchKey]:
-        if not self.training:
-            yield from list(self._in_order())[self.first_batch :]
-            return
-        orders: dict[tuple[int, int], NDArray[np.int64]] = {}  # of those passes that a batch is of
-        for batch in range(self.first_batch, len(self)):
-            indices, passes = [], []
-            for part, count in enumerate(self._counts):
-                own = self._mixture.indices(part)
-                start = ((self.epoch * len(self) + batch) * self.world_size + self.rank) * count
-                for place in range(start, start + count):
-                    round_, at = divmod(place, len(own))
-                    if (part, round_) not in orders:
-                        orders = {key: order for key, order in orders.items() if key[0] != part or key[1] == round_ - 1}
-                        orders[part, round_] = np.random.default_rng((self.seed, part, round_)).permutation(len(own))
-                    indices.append(own.start + int(orders[part, round_][at]))
-                    passes.append(round_)
-            yield BatchKey(self.epoch, indices, passes)
-
-    def _in_order(self) -> Iterator[BatchKey]:
-        for part in range(len(self._mixture.sources)):
-            own = self._mixture.indices(part)
-            share = range(own.start + (self.rank - own.start) % self.world_size, own.stop, self.world_size)
-            for start in range(0, len(share), self.batch_size):
-                yield BatchKey(self.epoch, list(share[start : start + self.batch_size]))
-
-
-def batch_sampler(
-    source: SampleSource | Mixture,
-    batch_size: int,
-    *,
-    training: bool,
-    seed: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-) -> BatchSampler:
-    """The sampler of a data set, or of several; see `BatchSampler`."""
-    options = {"training": training, "seed": seed, "rank": rank, "world_size": world_size}
-    if isinstance(source, Mixture):
-        return MixtureSampler(source, batch_size, **options)  # type: ignore[arg-type]
-    return BatchSampler(len(source), batch_size, **options)  # type: ignore[arg-type]
 
 
 def unite(names: Mapping[str, Sequence[str]], what: str) -> tuple[str, ...]:

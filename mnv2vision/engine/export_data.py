@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from mnv2vision.config.schema import Export
 from mnv2vision.contracts import HeadConfig, HeadSettings
 from mnv2vision.data.augment.classification import EvaluationTransform
-from mnv2vision.data.batch import Batch, BatchDataset, BatchKey
+from mnv2vision.data.batch import Batch, BatchDataset
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.sample import SampleSource
+from mnv2vision.data.sampler import BatchKey
 from mnv2vision.data.sources import create_source
 from mnv2vision.engine.accuracy import Photos
 from mnv2vision.engine.parts import protocol

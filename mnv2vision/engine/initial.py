@@ -12,8 +12,9 @@ from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
 from mnv2vision.contracts import ModelConfig, Options
 from mnv2vision.data.augment.classification import EvaluationTransform
-from mnv2vision.data.batch import BatchDataset, BatchKey, OnError
+from mnv2vision.data.batch import BatchDataset, OnError
 from mnv2vision.data.sample import SampleSource
+from mnv2vision.data.sampler import BatchKey
 from mnv2vision.engine.resume import RunCheckpoint
 from mnv2vision.errors import ConfigError, DataError, WeightsError
 from mnv2vision.models.create import configure

@@ -20,7 +20,7 @@ from mnv2vision.common.processes import watch_children
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
 from mnv2vision.config.sections import EvalTrainer
-from mnv2vision.data.batch import BatchSampler
+from mnv2vision.data.sampler import BatchSampler
 from mnv2vision.errors import ConfigError, Mnv2visionError
 from mnv2vision.training.callbacks import (
     AtomicCheckpointIO,

@@ -17,11 +17,12 @@ from PIL import Image
 from mnv2vision.data import loader as datamodule
 from mnv2vision.data.augment.classification import ClassificationAugmentation, EvaluationTransform
 from mnv2vision.data.augment.detection import DetectionAugmentation
-from mnv2vision.data.batch import Batch, BatchDataset, BatchKey, BatchSampler, collate, sample_seed
+from mnv2vision.data.batch import Batch, BatchDataset, collate, sample_seed
 from mnv2vision.data.formats.imagenet import ImageNet
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.loader import DataModule
 from mnv2vision.data.sample import Boxes, BoxKind, Sample
+from mnv2vision.data.sampler import BatchKey, BatchSampler
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.preprocessing import Preprocessing, as_pair
 

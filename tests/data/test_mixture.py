@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mnv2vision.data.batch import BatchDataset, collate
-from mnv2vision.data.mixture import Labels, Mixture, MixtureSampler, Relabelled, counts_per_batch, unite
+from mnv2vision.data.mixture import Labels, Mixture, Relabelled, counts_per_batch, unite
 from mnv2vision.data.sample import Boxes, Sample, SampleSource
+from mnv2vision.data.sampler import MixtureSampler
 from mnv2vision.errors import ConfigError, DataError
 
 BROKEN = 3

@@ -61,6 +61,7 @@ def test_the_shapes_give_all_three(tmp_path: Path, train: Train) -> None:
 
     again = tmp_path / "eval"
     arguments = ["dataset.val_size=17", "dataset.image_size=48", "loader.workers=0", "trainer.accelerator=cpu"]
+    arguments.append("loader.batch_size=8")  # as in training: other batches may round otherwise
     assert main(["eval", f"checkpoint={run / 'model.safetensors'}", *arguments, f"run_dir={again}"]) == 0
     assert metrics(again) == pytest.approx(found, abs=1e-6, nan_ok=True)
 
@@ -79,7 +80,8 @@ def test_a_data_set_for_each_head(tmp_path: Path, train: Train, start: Start, pa
         alone = mv.evaluate(
             model.only(name),
             **{f"dataset.{key}": int(value) for key, value in section.items()},
-            **{"loader.workers": 0, "trainer.accelerator": "cpu", "run_dir": str(tmp_path / name)},
+            **{"loader.workers": 0, "loader.batch_size": 8, "trainer.accelerator": "cpu"},
+            run_dir=str(tmp_path / name),
         )
         assert found[f"{name}/{metric}"] == pytest.approx(alone[metric], abs=1e-6)
     capsys.readouterr()
@@ -150,6 +152,7 @@ def test_a_head_added_to_a_finished_model(tmp_path: Path, train: Train, capsys: 
         (("task=detection", "backbone.width=0.5"), "backbone.width=0.5, but"),
         (("task=detection", "backbone.width=null", "model.image_size=64"), "model.image_size=64, but"),
         (("task=detection", "init_from=x"), "init_from=x: add_to trains the head alone"),
+        (("task=joint",), "adds one head: give its task=, not task=joint"),
     ):
         size = () if any("image_size" in item for item in given) else ("model.image_size=null",)
         assert train(*given, *size, f"add_to={start}", f"run_dir={tmp_path / 'no'}") == 2
@@ -319,6 +322,8 @@ def test_an_epoch_without_a_label(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         (["model.num_classes=3"], "model.num_classes is for one head"),
         (["teachers.detection=none.safetensors"], "none.safetensors"),
         (["preprocessing.resize=crop"], "preprocessing.resize=crop would cut off objects"),
+        (["add_as=faces"], "add_as=faces: names the head that add_to=<a model> adds"),
+        (["task=detection", "heads=[detection]"], "heads=[detection] are for task=joint, not for task=detection"),
     ],
 )
 def test_what_cannot_be_is_one_line(

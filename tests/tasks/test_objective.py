@@ -1,25 +1,29 @@
 """Losses of heads whose images are not all labelled, and of heads that are taught: against arithmetic of its own."""
 
 import math
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, multiprocessing
 from torch.nn import functional as F
 
 import mnv2vision as mv
 from mnv2vision.classification.training import ClassificationTraining
-from mnv2vision.contracts import RawDetections
+from mnv2vision.contracts import HeadSettings, RawDetections
 from mnv2vision.data.batch import Batch, collate
 from mnv2vision.data.sample import Boxes, Sample
 from mnv2vision.data.targets import BoxTargets
 from mnv2vision.detection.imitation import imitation_loss
 from mnv2vision.detection.loss import detection_loss
 from mnv2vision.errors import ConfigError
+from mnv2vision.models.tasks import TASKS
 from mnv2vision.segmentation.loss import segmentation_loss
-from mnv2vision.tasks.objective import Objective
+from mnv2vision.tasks.objective import Objective, over_all_processes
 from mnv2vision.tasks.options import Part, TrainingOptions
 from mnv2vision.tasks.teachers import Teacher
 
@@ -151,11 +155,9 @@ def student_and_teacher(task: str, **options: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn(task: str) -> None:
     """Its teacher's classes are in another order, which does not matter; of images with labels it learns nothing."""
-    from mnv2vision.models.tasks import TASKS
-
     student, teacher = student_and_teacher(task)
     ((name, head),) = student.heads_in_use()
-    training = TASKS[task].training().create(head, _Named(head.config.names), _settings())
+    training = TASKS[task].training().create(head, _Named(head.config.names), HeadSettings())
     guide = Teacher(teacher, name, head, "file")
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     answer = guide(training, images)
@@ -197,12 +199,6 @@ class _Named:
         raise IndexError(index)
 
 
-def _settings() -> Any:
-    from mnv2vision.contracts import HeadSettings
-
-    return HeadSettings()
-
-
 # ---- several heads ----
 
 
@@ -235,13 +231,11 @@ def test_the_losses_of_several_heads_on_data_of_their_own() -> None:
 
 def test_every_parameter_has_a_gradient_though_a_head_has_no_label() -> None:
     """As DDP expects without find_unused_parameters."""
-    from mnv2vision.models.tasks import TASKS
-
     names = {"classification": ("a", "e"), "detection": ("b",), "segmentation": ("c", "d")}
     heads: dict[str, dict[str, object]] = {name: {"names": own} for name, own in names.items()}
     model = mv.create_model(heads, width=0.35, image_size=64)
     trainings = {
-        name: TASKS[head.config.task].training().create(head, _Named(head.config.names), _settings())
+        name: TASKS[head.config.task].training().create(head, _Named(head.config.names), HeadSettings())
         for name, head in model.heads_in_use()
     }
     objective = Objective(model, [Part("", trainings)], TrainingOptions())
@@ -262,3 +256,25 @@ def test_every_parameter_has_a_gradient_though_a_head_has_no_label() -> None:
             "cosine/classification-segmentation",
             "cosine/detection-segmentation",
         }
+
+
+LOSSES = {"a": (2.0, 5.0), "b": (7.0, 0.0), "c": (0.0, 0.0)}
+LABELLED = {"a": (1.0, 3.0), "b": (4.0, 0.0), "c": (0.0, 0.0)}
+
+
+def _of_a_process(rank: int, folder: str, patience: float) -> None:
+    limit = timedelta(seconds=patience)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=limit)
+    losses = {name: torch.tensor(values[rank]) for name, values in LOSSES.items()}
+    labelled = {name: torch.tensor(counts[rank]) for name, counts in LABELLED.items()}
+    torch.save(over_all_processes(losses, labelled), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_the_mean_is_over_the_labelled_images_of_all_processes(tmp_path: Path, patience: float) -> None:
+    """What DDP makes of the processes' losses, their mean, is that of the images: a process may have none."""
+    multiprocessing.spawn(_of_a_process, args=(str(tmp_path), patience), nprocs=2)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    means = {name: (found[0][name] + found[1][name]).item() / 2 for name in LOSSES}
+    assert means == pytest.approx({"a": (1 * 2 + 3 * 5) / 4, "b": 7.0, "c": 0.0})

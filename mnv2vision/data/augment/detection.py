@@ -197,15 +197,12 @@ class DetectionAugmentation:
 
     def _render(self, photo: NDArray[np.uint8], left: int, top: int, window: Window) -> NDArray[np.uint8]:
         """The network's input for a window of the canvas that has the photo at (left, top)."""
-        height, width = photo.shape[:2]
-        x1, x2 = max(window.left, left), min(window.right, left + width)
-        y1, y2 = max(window.top, top), min(window.bottom, top + height)
-        part = photo[max(0, y1 - top) : max(0, y2 - top), max(0, x1 - left) : max(0, x2 - left)]
-        if (x1, y1, x2, y2) == window:
+        shown, part = _visible(photo, left, top, window)
+        if shown == window:
             return self.preprocessing.prepare(part)
         image = np.full((*self.preprocessing.image_size, 3), self.preprocessing.padding_value, np.uint8)
         if part.size:
-            rows, columns = self._place(Window(x1, y1, x2, y2), window)
+            rows, columns = self._place(shown, window)
             image[rows, columns] = self.preprocessing.resized(
                 part, rows.stop - rows.start, columns.stop - columns.start
             )
@@ -213,13 +210,10 @@ class DetectionAugmentation:
 
     def _render_mask(self, mask: NDArray[np.uint8], left: int, top: int, window: Window) -> NDArray[np.uint8]:
         """The mask of the network's input for that window, 255 beyond the photo."""
-        height, width = mask.shape
-        x1, x2 = max(window.left, left), min(window.right, left + width)
-        y1, y2 = max(window.top, top), min(window.bottom, top + height)
-        part = mask[max(0, y1 - top) : max(0, y2 - top), max(0, x1 - left) : max(0, x2 - left)]
+        shown, part = _visible(mask, left, top, window)
         done = np.full(self.preprocessing.image_size, IGNORE_INDEX, np.uint8)
         if part.size:
-            rows, columns = self._place(Window(x1, y1, x2, y2), window)
+            rows, columns = self._place(shown, window)
             size = (columns.stop - columns.start, rows.stop - rows.start)
             done[rows, columns] = cv2.resize(part, size, interpolation=cv2.INTER_NEAREST_EXACT)
         return done
@@ -232,6 +226,14 @@ class DetectionAugmentation:
             _span(part.top - window.top, part.bottom - window.top, height, place.height),
             _span(part.left - window.left, part.right - window.left, width, place.width),
         )
+
+
+def _visible(pixels: NDArray[np.uint8], left: int, top: int, window: Window) -> tuple[Window, NDArray[np.uint8]]:
+    """What a window shows of a photo, or mask, at (left, top): where that is on the canvas, and its pixels."""
+    height, width = pixels.shape[:2]
+    x1, x2 = max(window.left, left), min(window.right, left + width)
+    y1, y2 = max(window.top, top), min(window.bottom, top + height)
+    return Window(x1, y1, x2, y2), pixels[max(0, y1 - top) : max(0, y2 - top), max(0, x1 - left) : max(0, x2 - left)]
 
 
 def _span(start: int, stop: int, length: int, resized: int) -> slice:
