@@ -4,6 +4,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from mnv2vision.common import draw
 from mnv2vision.common.atomic import write_text
 from mnv2vision.common.tables import write_rows
 from mnv2vision.data.sample import SampleSource
+from mnv2vision.errors import DataError
 from mnv2vision.inference.describe import Describer
 from mnv2vision.inference.predictor import Predictor
 from mnv2vision.inference.torch_engine import TorchEngine
@@ -123,9 +125,14 @@ def draw_answers(model: VisionModel, samples: SampleSource, path: Path) -> None:
     predictor = Predictor(model, runtime="torch")
     describe = Describer(predictor.heads, top=1)
     count = min(PICTURES, len(samples))
-    photos = [samples[index * len(samples) // count].image for index in range(count)]
+    photos = []
+    for index in range(count):
+        with suppress(DataError):  # unreadable ones, which the evaluation has told of
+            photos.append(samples[index * len(samples) // count].image)
+    if not photos:
+        return
     pictures = [
         np.asarray(describe(photo, prediction)[0])
         for photo, prediction in zip(photos, predictor.predict_batch(photos), strict=True)
     ]
-    draw.contact_sheet(pictures, [""] * count, path, columns=4)
+    draw.contact_sheet(pictures, [""] * len(pictures), path, columns=4)

@@ -231,6 +231,20 @@ def voc_boxes(root: Path, names: list[str]) -> None:
         (root / f"VOC2012/ImageSets/Main/{split}.txt").write_text("\n".join(map(str, range(6))))
 
 
+def test_an_unreadable_photo_is_skipped_by_all(tmp_path: Path, train: Train, capsys: Capture) -> None:
+    """By training, by evaluation, and by the pictures at the end; it is told of once."""
+    voc_boxes(tmp_path / "a", ["lynx"])
+    photo = tmp_path / "a/VOC2012/JPEGImages/0.jpg"
+    photo.write_bytes(photo.read_bytes()[:-200])
+    data = (*parts("classification"), "data.a.dataset=voc", f"data.a.root={tmp_path / 'a'}")
+    own = ("heads=[classification,detection]", "trainer.max_epochs=1")
+    assert train(*JOINT, *data, *own, f"run_dir={tmp_path / 'raised'}") == 2
+    assert "0.jpg: damaged or truncated" in capsys.readouterr().err
+    assert train(*JOINT, *data, *own, "data.on_error=skip", f"run_dir={tmp_path / 'skipped'}") == 0
+    assert capsys.readouterr().err.count("0.jpg: damaged or truncated") == 1
+    assert "detection/mAP" in metrics(tmp_path / "skipped")
+
+
 def test_two_data_sets_of_one_head(tmp_path: Path, train: Train) -> None:
     """Their classes are united by name, and each is measured by itself."""
     voc_boxes(tmp_path / "a", ["lynx", "newt"])
