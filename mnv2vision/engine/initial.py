@@ -62,7 +62,11 @@ def imagenet_weights(backbone: Mapping[str, object]) -> str:
 
 
 def new_model(
-    config: Train, tasks: Mapping[str, str], names: Mapping[str, tuple[str, ...]], resumed: RunCheckpoint | None = None
+    config: Train,
+    tasks: Mapping[str, str],
+    names: Mapping[str, tuple[str, ...]],
+    resumed: RunCheckpoint | None = None,
+    teachers: Mapping[str, VisionModel] | None = None,
 ) -> VisionModel:
     """A model for the data sets' classes; what is left open comes from `init_from` or the checkpoint.
 
@@ -71,14 +75,19 @@ def new_model(
         tasks: Of the heads.
         names: Class names of the heads.
         resumed: The checkpoint to go on with.
+        teachers: Of heads, which start with their teachers' weights if `init_from` has none for them.
     """
     if config.task == JOINT:
-        return _joint_model(config, tasks, names, resumed)
+        return _joint_model(config, tasks, names, resumed, teachers or {})
     return _single_model(config, names[config.task], resumed)
 
 
 def _joint_model(
-    config: Train, tasks: Mapping[str, str], names: Mapping[str, tuple[str, ...]], resumed: RunCheckpoint | None
+    config: Train,
+    tasks: Mapping[str, str],
+    names: Mapping[str, tuple[str, ...]],
+    resumed: RunCheckpoint | None,
+    teachers: Mapping[str, VisionModel],
 ) -> VisionModel:
     options = {key: value for key, value in config.backbone.items() if value is not None}
     backbone = str(options.pop("name"))
@@ -105,6 +114,10 @@ def _joint_model(
     model = VisionModel(configure(heads, backbone, options, preprocessing=defaults | preprocessing, like=held))
     if weights is not None:
         log.info("recipe %s: %s", config.recipe or "none", file.initialize_from(model, weights, str(config.init_from)))
+    new = [name for name, task in tasks.items() if held is None or held.head_like(name, task) is None]
+    for name in new if resumed is None else ():
+        if name in teachers and file.initialize_head(model, name, teachers[name]):
+            log.info("the head %s starts with the weights of its teacher, %s", name, config.teachers[name])
     return model
 
 

@@ -92,7 +92,7 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
         raise ConfigError("quantize=true goes on with a trained model: give init_from=<its model.safetensors>")
     if config.init_from == AUTO and resumed is None:
         config = replace(config, init_from=imagenet_weights(config.backbone))
-    model = addition.model(config, *names.values()) if addition else new_model(config, tasks, names, resumed)
+    model = addition.model(config, *names.values()) if addition else new_model(config, tasks, names, resumed, teachers)
     evaluation = EvaluationTransform(model.preprocessing)
     source, val_source = (
         training_source(data_parts, model.config, config.data.alpha, config.loader.batch_size),

@@ -245,7 +245,7 @@ def initialize_from(model: VisionModel, file: ModelFile, source: str) -> str:
         layers = {_layer(name) for name in file.state}
         backbone = {name: tensor for name, tensor in backbone.items() if _layer(name) in layers}
     check_fit({name: tensor for name, tensor in file.state.items() if name in backbone}, backbone, source)
-    places = {name: name for name in backbone} | dict(_useful(model, file))
+    places = {name: name for name in backbone} | dict(_useful(model, file.config))
     kept = {name: file.state[theirs] for name, theirs in places.items() if theirs in file.state}
     kept = {name: tensor for name, tensor in kept.items() if tensor.shape == wanted[name].shape}
     model.load_state_dict(kept, strict=False)
@@ -263,16 +263,43 @@ def initialize_from(model: VisionModel, file: ModelFile, source: str) -> str:
     return f"{line}; new, for {reason}: {', '.join(new)}"
 
 
-def _useful(model: VisionModel, file: ModelFile) -> Iterator[tuple[str, str]]:
-    """The heads' parameters that a file has too, with their names there.
+def initialize_head(model: VisionModel, name: str, other: VisionModel) -> bool:
+    """Start a head with the weights of another model's, if these are of the same layers on a backbone alike.
+
+    Args:
+        model: Changed in place.
+        name: Of the head.
+        other: A model with a head of the task.
+
+    Returns:
+        Whether it did.
+    """
+
+    def architecture(config: ModelConfig) -> tuple[object, ...]:
+        options = config.backbone_options
+        return (config.backbone, *(options.get(key) or 1.0 for key in ("width", "depth")))
+
+    own = f"heads.{name}."
+    places = {mine: theirs for mine, theirs in _useful(model, other.config) if mine.startswith(own)}
+    wanted, state = model.state_dict(), other.state_dict()
+    kept = {mine: state[theirs] for mine, theirs in places.items() if theirs in state}
+    kept = {mine: tensor for mine, tensor in kept.items() if tensor.shape == wanted[mine].shape}
+    if len(kept) < len(places) or not kept or architecture(model.config) != architecture(other.config):
+        return False
+    model.load_state_dict(kept, strict=False)
+    return True
+
+
+def _useful(model: VisionModel, config: ModelConfig) -> Iterator[tuple[str, str]]:
+    """The heads' parameters that another model has too, with their names there.
 
     A head with other classes keeps its lower layers.
     """
     for name, head in model.config.heads.items():
-        theirs = file.config.head_like(name, head.task)
+        theirs = config.head_like(name, head.task)
         if theirs is None:
             continue
-        other = file.config.heads[theirs]
+        other = config.heads[theirs]
         module = model.heads[name]
         assert isinstance(module, Head)
         differ = bool(head.names and other.names) and head.names != other.names
