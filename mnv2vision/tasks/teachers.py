@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mnv2vision.backbones import fold_batch_norm
+from mnv2vision.backbones.packing import pack_convolutions
 from mnv2vision.contracts import HeadInUse, HeadTraining, Raw, find_classes
 from mnv2vision.errors import ConfigError
 from mnv2vision.models.vision_model import VisionModel
@@ -32,7 +34,9 @@ class Teacher:
         if theirs is None:
             tasks = ", ".join(head.task for head in model.config.heads.values())
             raise ConfigError(f"{key}: is a model for {tasks}, not for {student.config.task}")
-        self._model = model.only(theirs).eval().requires_grad_(False)
+        self._model = fold_batch_norm(model.only(theirs)).eval().requires_grad_(False)
+        self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._device: torch.device | None = None
         try:
             classes = find_classes(student.config.names, self._model.config.head)
         except ConfigError as error:
@@ -47,9 +51,8 @@ class Teacher:
             training: Of the head that learns.
             images: (N, 3, H, W) uint8, as the student sees them.
         """
-        self._model.to(images.device)
-        if self.classes is not None:
-            self.classes = self.classes.to(images.device)
+        if images.device != self._device:
+            self._prepare(images.device)
 
         def network(normalized: Tensor) -> Raw:
             raw: Raw | dict[str, Raw] = self._model(normalized)
@@ -57,3 +60,12 @@ class Teacher:
             return raw
 
         return training.ask(network, self._model.preprocessing, images)
+
+    def _prepare(self, device: torch.device) -> None:
+        """Move to where the images are, and make ready for a hundred passes an epoch."""
+        self._device = device
+        self._model.to(device)
+        if self.classes is not None:
+            self.classes = self.classes.to(device)
+        if device.type == "cpu" and not torch.is_autocast_enabled("cpu"):  # packed layers compute in float32
+            pack_convolutions(self._model)
