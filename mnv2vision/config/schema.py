@@ -179,7 +179,9 @@ class Convert:
         None, "tensorflow, huggingface: side of the network's input; null: 300 (detection), 513 (segmentation)"
     )
     output_stride: Stride | None = option(None, "tensorflow, huggingface, segmentation: null: 8")
-    padding: Name | None = option(None, "timm: tf for its tf_ models; huggingface: null: tf")
+    padding: Name | None = option(
+        None, "timm: tf for its tf_ models; huggingface: null: tf; tensorflow, segmentation: null: symmetric"
+    )
     head_activation: Name | None = option(
         None, "huggingface, segmentation: null: relu6, as TensorFlow's graph computes it"
     )

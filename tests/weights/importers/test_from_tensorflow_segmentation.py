@@ -60,7 +60,7 @@ def logits(voc: Any, vectors: dict[str, NDArray[Any]]) -> dict[str, torch.Tensor
 def test_what_the_file_makes(voc: Any, official: Path) -> None:
     assert (voc.config.arguments["backbone"], voc.config.arguments["width"]) == ("mobilenet_v2", 1.0)
     arguments = voc.config.arguments
-    assert (arguments["padding"], arguments["norm_eps"], arguments["head_norm_eps"]) == ("tf", 1e-3, 1e-5)
+    assert (arguments["padding"], arguments["norm_eps"], arguments["head_norm_eps"]) == ("symmetric", 1e-3, 1e-5)
     assert (voc.backbone.output_stride, voc.num_classes) == (8, 21)
     assert list(voc.names) == ["background", *VOC_NAMES[1:]]
     assert not voc.training
@@ -76,6 +76,18 @@ def test_what_the_file_makes(voc: Any, official: Path) -> None:
     assert (other.backbone.output_stride, list(other.names)) == (16, names)
     # 2.11 M with batch norm (paper_facts 2.3).
     assert round(mv.complexity(other, (65, 65)).params / 1e6, 4) == 2.1136
+
+
+def test_cells_lie_alike_at_every_size(official: Path) -> None:
+    """TensorFlow's own padding is the same at k · 16 + 1, and moves the cells elsewhere."""
+    ours, theirs = (
+        convert("segmentation", official, output_stride=16, padding=padding) for padding in ("symmetric", "tf")
+    )
+    assert theirs.config.arguments["padding"] == "tf"
+    with torch.no_grad():
+        for side, same in ((97, True), (96, False)):
+            images = torch.randn(1, 3, side, side)
+            assert torch.allclose(ours(images), theirs(images), atol=1e-4) is same
 
 
 @pytest.mark.parametrize("image_id", IDS)
