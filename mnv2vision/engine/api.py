@@ -158,6 +158,7 @@ def export(
         formats: "onnx", "openvino", "litert", "executorch", "coreml"; or "all".
         quantize: "none", "fp16" or "int8", for which `data` is needed.
         data: As for `train`: int8 is calibrated with the training part, accuracy is measured on the validation part.
+            None: what `dataset` says, or for several heads `data.<name>.dataset`.
         **overrides: Further options by key, such as `post="fixed"` or `allow_drop=None`.
 
     Returns:

@@ -121,9 +121,8 @@ def _read(name: str, dataset: Mapping[str, object], served: Mapping[str, Target]
 def _checked(parts: list[DataPart], tasks: Mapping[str, str], training: bool) -> list[DataPart]:
     for part in parts if training else ():
         if len(set(part.targets.values())) < len(part.targets):
-            raise ConfigError(
-                f"data.{part.name}.heads: {', '.join(part.targets)} need the same annotations: give a data set each"
-            )
+            key = f"data.{part.name}.heads" if part.name else "heads"
+            raise ConfigError(f"{key}: {', '.join(part.targets)} need the same annotations: give a data set each")
         for target in part.targets.values():
             if part.train is not None:
                 check_same_classes(names_of(part.train, target), names_of(part.val, target))

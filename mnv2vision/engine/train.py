@@ -84,7 +84,9 @@ def train(config: Train, parts: tuple[SampleSource, SampleSource] | None = None)
 
 def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource] | None) -> dict[str, float]:
     addition = Addition(config) if config.add_to else None
-    tasks = {addition.name: config.task} if addition else head_tasks(config.task, config.heads)
+    tasks = head_tasks(config.task, config.heads)
+    if addition:
+        tasks = {addition.name: config.task}
     if config.add_as and not addition:
         raise ConfigError(f"add_as={config.add_as}: names the head that add_to=<a model> adds")
     resumed = read_checkpoint(config.resume) if config.resume else None

@@ -152,6 +152,7 @@ def test_a_head_added_to_a_finished_model(tmp_path: Path, train: Train, capsys: 
         (("task=detection", "backbone.width=0.5"), "backbone.width=0.5, but"),
         (("task=detection", "backbone.width=null", "model.image_size=64"), "model.image_size=64, but"),
         (("task=detection", "init_from=x"), "init_from=x: add_to trains the head alone"),
+        (("task=detection", "heads=[detection]"), "heads=[detection] are for task=joint, not for task=detection"),
         (("task=joint",), "adds one head: give its task=, not task=joint"),
     ):
         size = () if any("image_size" in item for item in given) else ("model.image_size=null",)

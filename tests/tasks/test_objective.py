@@ -184,6 +184,9 @@ def test_teachers_that_cannot_teach() -> None:
     detector = mv.create_model("detection", names=("a",), width=0.35, image_size=64)
     with pytest.raises(ConfigError, match="is a model for detection, not for classification"):
         Teacher(detector, name, head, "file")
+    kinds = {key: {"task": "classification", "names": ("a", "b", "c")} for key in ("x", "y")}
+    with pytest.raises(ConfigError, match="which of its heads x, y is meant"):
+        Teacher(mv.create_model(kinds, width=0.35, image_size=64), name, head, "file")
 
 
 @pytest.mark.parametrize("served", [True, False])
