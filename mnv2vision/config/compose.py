@@ -95,7 +95,7 @@ def _load(schema: type[T], given: Sequence[Given], choices: Mapping[str, Sequenc
         if chosen:
             raise ConfigError(f"{chosen[0].line} cannot change a resumed run; start a new one with init_from=")
         base = resumed
-    known = kinds(command) | add_named(base, others)
+    known = kinds(command) | add_named(base, given)
     for item in others:
         _check(item, base, known)
     # Not by Hydra, which would take task= for its group where a command has a plain key of that name.

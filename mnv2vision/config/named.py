@@ -64,6 +64,8 @@ def head_tasks(task: str, heads: Sequence[str] | None) -> dict[str, str]:
         name, _, kind = item.partition(":")
         if (kind or name) not in known:
             raise ConfigError(f"heads: {item!r} is unknown; valid: {', '.join(known)}, or <name>:<one of these>")
+        if not name.isidentifier():
+            raise ConfigError(f"heads: {name!r} cannot be the name of a head: give a word such as detection or faces")
         if name in tasks:
             raise ConfigError(f"heads: {name} is given twice; name one of them, such as faces:detection")
         tasks[name] = kind or name
@@ -90,7 +92,11 @@ def add_named(base: DictConfig, given: Sequence[Given]) -> dict[str, Kind]:
     """
     kinds: dict[str, Kind] = {}
     if isinstance(base.get("data"), DictConfig) and _CHOICE in base:
-        for name in _names_of_parts(base, given):
+        names = _names_of_parts(base, given)
+        for item in given if names else ():
+            if item.key.partition(".")[0] == _CHOICE:
+                raise ConfigError(f"{item.line}: data.{names[0]} names data sets: name this one, too, as data.<name>.…")
+        for name in names:
             kinds |= _add_part(base, name, given)
     if base.get("task") == JOINT and "heads" in base:
         heads = next((item.value for item in reversed(given) if item.key == "heads"), base["heads"])
@@ -119,6 +125,7 @@ def _names_of_parts(base: DictConfig, given: Sequence[Given]) -> list[str]:
 
 def _add_part(base: DictConfig, name: str, given: Sequence[Given]) -> dict[str, Kind]:
     key = f"data.{name}"
+    _check_name(base, "data", name)
     was = OmegaConf.select(base, f"{key}.{_CHOICE}")
     told = [item.value for item in given if item.key == f"{key}.{_CHOICE}"]
     told += [item.value.get(_CHOICE) for item in given if item.key == key and isinstance(item.value, dict)]
@@ -140,12 +147,20 @@ def _add_part(base: DictConfig, name: str, given: Sequence[Given]) -> dict[str, 
     }
 
 
+def _check_name(base: DictConfig, section: str, name: str) -> None:
+    """Raise ConfigError for a name of the user's that is an option of the section's own."""
+    own = name in base[section] and not isinstance(base[section][name], DictConfig)
+    if own or f"{section}.{name}" in _BY_HEAD:
+        raise ConfigError(f"{section}.{name} is an option of its own: no head or data set can have the name {name}")
+
+
 def _add_head(base: DictConfig, name: str, task: str) -> dict[str, Kind]:
     kinds: dict[str, Kind] = {}
     of_task = values(TASKS[task]())
     for section in ("model", "loss"):
         own = of_task.get(section)
         assert isinstance(own, dict | None)
+        _check_name(base, section, name)
         kept = base[section].get(name, {})
         base[section][name] = {**(own or {}), **kept}
         kinds |= {

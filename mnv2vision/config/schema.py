@@ -213,6 +213,7 @@ class Export:
         0.5, "fp16, int8: points of the task's main metric that may be lost; null: any"
     )
     seed: Seed = option(0, "of whatever is drawn")
+    data: Data = section(Data)
     dataset: Mapping[str, object] = passed_on()
 
 

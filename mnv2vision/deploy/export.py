@@ -114,7 +114,7 @@ def write(
     options: ExportOptions,
     *,
     provenance: Mapping[str, object],
-    calibrated_on: Sequence[int | str] = (),
+    calibrated_on: Mapping[str, Sequence[int | str]] | None = None,
 ) -> Bundle:
     """Write the model's file.
 
@@ -124,7 +124,7 @@ def write(
         target: Format and precision.
         options: Of the format's exporter.
         provenance: Where the weights came from.
-        calibrated_on: Ids of the images of `ExportOptions.calibration`.
+        calibrated_on: Ids of the images of `ExportOptions.calibration`, by what they are of, in words.
 
     Returns:
         The description of the file, which `finish` completes.
@@ -154,7 +154,7 @@ def write(
             "torch": torch.__version__,
             **versions,
         },
-        quantisation=_quantisation(options, calibrated_on),
+        quantisation=_quantisation(options, calibrated_on or {}),
     )
     bundle.write(folder)
     return bundle
@@ -194,11 +194,12 @@ def _heads(graph: ExportGraph, written: Written) -> dict[str, HeadSpec]:
     return found
 
 
-def _quantisation(options: ExportOptions, calibrated_on: Sequence[int | str]) -> dict[str, object]:
+def _quantisation(options: ExportOptions, calibrated_on: Mapping[str, Sequence[int | str]]) -> dict[str, object]:
     if options.precision != "int8":
         return {}
     return {
         "scheme": "static: weights per channel, symmetric; activations per tensor, calibrated",
         "layers_left_in_float": sorted(options.keep_float),
-        "calibration_images": list(calibrated_on),
+        "calibrated_with": [f"{len(ids)} images of {words}" for words, ids in calibrated_on.items()],
+        "calibration_images": [image_id for ids in calibrated_on.values() for image_id in ids],
     }

@@ -177,7 +177,7 @@ def _head(name: str, head: HeadProof) -> Iterator[str]:
             f" | {difference.mean:.2e} of the range |"
         )
     if not head.metrics:
-        reason = "no data set was given" if head.outputs else "evaluation takes post=raw"
+        reason = "no annotated images were given" if head.outputs else "evaluation takes post=raw"
         yield f"\nAccuracy was not measured: {reason}."
         return
     yield f"\n| metric | model | file | difference | {CONFIDENCE:.0%} interval |"

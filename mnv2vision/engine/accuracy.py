@@ -23,7 +23,7 @@ from mnv2vision.predictions.base import Exported, Prediction
 
 @dataclass(frozen=True)
 class Photos:
-    """What a head is measured on.
+    """What heads are measured on.
 
     Attributes:
         words: What they are.
@@ -42,10 +42,10 @@ class HeadCheck:
     """A head of a model, whose exported files are compared with it.
 
     Attributes:
-        name: Of the head.
+        place: What the report has it under.
     """
 
-    def __init__(self, model: VisionModel, name: str, photos: Photos, seed: int) -> None:
+    def __init__(self, model: VisionModel, name: str, photos: Photos, seed: int, place: str = "") -> None:
         """Compute what the model gives.
 
         Args:
@@ -53,8 +53,10 @@ class HeadCheck:
             name: Of the head.
             photos: To measure on.
             seed: Of the bootstrap's draws.
+            place: See `HeadCheck.place`; its name by default.
         """
-        self.name, self._photos, self._seed = name, photos, seed
+        self.place = place or name
+        self._name, self._photos, self._seed = name, photos, seed
         self._head: HeadInUse = dict(model.heads_in_use())[name]
         self._kind = TASKS[self._head.config.task]
         self._preprocessing = model.preprocessing
@@ -77,7 +79,7 @@ class HeadCheck:
         tensors = [runtime.run(_pixels(batch)) for batch in self._photos.batches]
         outputs: dict[str, Difference] = {}
         metrics = {}
-        theirs = [raw_output(bundle, self.name, of_batch) for of_batch in tensors] if bundle.post == "raw" else []
+        theirs = [raw_output(bundle, self._name, of_batch) for of_batch in tensors] if bundle.post == "raw" else []
         if theirs:
             outputs = differences(config.task, zip(self._ours, theirs, strict=True))
         pairs = zip(self._answers, self._decode(tensors, bundle), strict=True)
@@ -98,13 +100,13 @@ class HeadCheck:
         if self._photos.source is None:
             return 0.0
         tensors = (runtime.run(_pixels(batch)) for batch in self._photos.batches)
-        found, _ = self._evaluate([raw_output(bundle, self.name, of_batch) for of_batch in tensors])
+        found, _ = self._evaluate([raw_output(bundle, self._name, of_batch) for of_batch in tensors])
         return 100 * (self._metrics[self.main] - found[self.main])
 
     def _own(self, model: VisionModel, batch: Batch) -> Raw:
         with torch.inference_mode():
             raw = model(model.preprocessing.normalize(batch.images))
-        chosen: Raw = raw[self.name] if isinstance(raw, dict) else raw
+        chosen: Raw = raw[self._name] if isinstance(raw, dict) else raw
         return chosen
 
     @torch.inference_mode()
@@ -119,7 +121,7 @@ class HeadCheck:
     def _decode(self, tensors: Sequence[Mapping[str, NDArray[np.float32]]], bundle: Bundle) -> list[Prediction]:
         """What a file's outputs say, decoded as its users do."""
         found: list[Prediction] = []
-        spec = bundle.heads[self.name]
+        spec = bundle.heads[self._name]
         decoder = PREDICTIONS[spec.task].arrays(Exported(spec.names, spec.parameters, self._preprocessing))
         for of_batch, sizes in zip(tensors, self._sizes, strict=True):
             found.extend(decoder({name: of_batch[tensor] for name, tensor in spec.outputs.items()}, sizes))

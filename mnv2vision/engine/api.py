@@ -5,7 +5,7 @@ import copy
 import html
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +16,6 @@ from mnv2vision.common.logs import show_log
 from mnv2vision.config.compose import OWN, load_values
 from mnv2vision.config.named import JOINT, head_tasks
 from mnv2vision.config.schema import Eval, Export, Train
-from mnv2vision.data.sample import SampleSource
 from mnv2vision.engine import evaluate as evaluation
 from mnv2vision.engine import export as exporting
 from mnv2vision.engine import train as training
@@ -159,6 +158,7 @@ def export(
         formats: "onnx", "openvino", "litert", "executorch", "coreml"; or "all".
         quantize: "none", "fp16" or "int8", for which `data` is needed.
         data: As for `train`: int8 is calibrated with the training part, accuracy is measured on the validation part.
+            None: what `dataset` says, or for several heads `data.<name>.dataset`.
         **overrides: Further options by key, such as `post="fixed"` or `allow_drop=None`.
 
     Returns:
@@ -173,29 +173,15 @@ def export(
     """
     given = {"formats": [formats] if isinstance(formats, str) else formats, "quantize": quantize, "output": output}
     if isinstance(model, VisionModel):
-        loaded, tasks = model, {name: head.task for name, head in model.config.heads.items()}
+        loaded, heads = model, model.config.heads
     else:
         given["checkpoint"] = model
-        loaded, tasks = None, {}
-        if data is not None:
-            tasks = {name: head.task for name, head in file.read(registry.resolve(model)).config.heads.items()}
-    config = load_values(Export, {**_data_values(data, *tasks.values()), **given, **overrides})
+        loaded, heads = None, file.read(registry.resolve(model)).config.heads if data is not None else {}
+    kinds = [head.task for head in heads.values()]
+    config = load_values(Export, {**_data_values(data, *kinds), **given, **overrides})
     with _interruptible():
-        parts = None if config.dataset.get("name") != OWN else _parts(data, tasks)
-        return exporting.export(config, loaded, parts)
-
-
-def _parts(data: Data | None, tasks: Mapping[str, str]) -> dict[str, tuple[SampleSource, SampleSource]]:
-    """Training and validation samples by head, of those that the data have targets for."""
-    parts, reasons = {}, []
-    for name, task in tasks.items():
-        try:
-            parts[name] = own_parts(data, TASKS[task].target)
-        except ConfigError as error:
-            reasons.append(error)
-    if not parts:
-        raise reasons[0]
-    return parts
+        own = own_parts(data) if config.dataset.get("name") == OWN else None
+        return exporting.export(config, loaded, own)
 
 
 def _data_values(data: Data | None, *tasks: str) -> dict[str, object]:

@@ -123,6 +123,9 @@ def _evaluate_model(config: Eval, model: VisionModel, run_dir: Path, source: Sam
     parts = create_parts(config, tasks, None if source is None else (None, source))
     tell_of_unmeasured(parts, tasks)
     others = {other: open_model(other) for other in config.compare or ()}
+    for other, single in others.items():
+        if len(single.heads) > 1:
+            raise ConfigError(f"compare: {other} has the heads {', '.join(single.heads)}: give models with one head")
     metrics = _measure(config, model, parts, run_dir)
     if others:
         compare(

@@ -21,7 +21,8 @@ from mnv2vision.deploy.sensitivity import Trial, rank_layers, search
 from mnv2vision.deploy.timing import time_model
 from mnv2vision.deploy.written import ExportOptions
 from mnv2vision.engine.accuracy import HeadCheck
-from mnv2vision.engine.export_data import Parts, draw
+from mnv2vision.engine.export_data import draw, has_data
+from mnv2vision.engine.parts import Own
 from mnv2vision.engine.run_folder import claimed
 from mnv2vision.errors import ConfigError, ExportError
 from mnv2vision.inference.bundle import Bundle, is_bundle
@@ -46,15 +47,13 @@ class Exported:
     proof: Proof
 
 
-def export(
-    config: Export, model: VisionModel | None = None, parts: Mapping[str, Parts] | None = None
-) -> list[Exported]:
+def export(config: Export, model: VisionModel | None = None, own: Own | None = None) -> list[Exported]:
     """Export a model to several formats.
 
     Args:
         config: Of the command `export`.
         model: Instead of the key `checkpoint`.
-        parts: Training and validation samples by head; those of the section `dataset` by default.
+        own: Training and validation samples; those of the sections `dataset` and `data` by default.
 
     Returns:
         The files, in the formats' order.
@@ -70,7 +69,7 @@ def export(
     output = Path(config.output)
     for target in targets:
         check_folder(output / target.name)
-    if config.quantize == "int8" and not config.dataset:
+    if config.quantize == "int8" and not has_data(config):
         raise ConfigError(
             "quantize=int8 is calibrated with photos: give dataset= and dataset.root= (in Python: data=),"
             f" of whose training part images={config.images} are drawn"
@@ -78,7 +77,7 @@ def export(
     found, problems = [], []
     with claimed(output, "output"):
         remove_partial(output)
-        exporter = Exporter(config, model, parts)
+        exporter = Exporter(config, model, own)
         for target in targets:
             try:
                 exported = exporter.export(target, output / target.name)
@@ -100,20 +99,24 @@ def export(
 class Exporter:
     """A model with the photos that its files are calibrated and measured with."""
 
-    def __init__(self, config: Export, model: VisionModel | None, parts: Mapping[str, Parts] | None = None) -> None:
+    def __init__(self, config: Export, model: VisionModel | None, own: Own | None = None) -> None:
         """Read the photos, and compute what the model gives for them.
 
         Args:
             config: Of the command `export`.
             model: Instead of the key `checkpoint`; it stays as it is.
-            parts: See `export`.
+            own: See `export`.
         """
         self.config = config
         self.allowed = math.inf if config.allow_drop is None else config.allow_drop
         model, self.provenance = _model(config, model)
         self.graph = ExportGraph(model, layout=config.layout, post=config.post)
-        self.data = draw(config, model, parts)
-        self.checks = [HeadCheck(model, name, photos, config.seed) for name, photos in self.data.photos.items()]
+        self.data = draw(config, model, own)
+        self.checks = [
+            HeadCheck(model, name, photos, config.seed, f"{name}/{part}" if len(by_part) > 1 else name)
+            for name, by_part in self.data.photos.items()
+            for part, photos in by_part.items()
+        ]
 
     def export(self, target: Target, folder: Path, *, timed: bool = True) -> Exported:
         """Write a file and measure it.
@@ -165,11 +168,10 @@ class Exporter:
 
     def _prove(self, bundle: Bundle, folder: Path) -> Proof:
         size = size_of(folder / bundle.file)
-        remarks = tuple(f"{name}: not measured, the data set has nothing for it." for name in self.data.unmeasured)
         if FORMATS[bundle.format].runs_on not in ("", sys.platform):
-            return Proof({}, size, None, (f"Not run here: {FORMATS[bundle.format].limits}.", *remarks))
+            return Proof({}, size, None, (f"Not run here: {FORMATS[bundle.format].limits}.",))
         runtime = open_runtime(folder, bundle)
-        return Proof({check.name: check.prove(runtime, bundle) for check in self.checks}, size, None, remarks)
+        return Proof({check.place: check.prove(runtime, bundle) for check in self.checks}, size, None)
 
     def _search(self, target: Target, drop: float) -> tuple[Trial, list[Trial]]:
         """Layers that int8 leaves in float, so that what is lost is allowed or least; and what was tried.

@@ -2,24 +2,24 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2vision.config.named import named_parts
 from mnv2vision.config.schema import Export
-from mnv2vision.contracts import HeadConfig, HeadSettings
+from mnv2vision.contracts import HeadSettings
 from mnv2vision.data.augment.classification import EvaluationTransform
-from mnv2vision.data.batch import Batch, BatchDataset
+from mnv2vision.data.batch import Batch, BatchDataset, OnError
 from mnv2vision.data.formats.shapes import Shapes
+from mnv2vision.data.mixture import counts_per_batch
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.data.sampler import BatchKey
-from mnv2vision.data.sources import create_source
 from mnv2vision.engine.accuracy import Photos
-from mnv2vision.engine.parts import protocol
-from mnv2vision.errors import ConfigError, DataError
-from mnv2vision.models.tasks import TASKS
+from mnv2vision.engine.evaluate import tell_of_unmeasured
+from mnv2vision.engine.parts import DataPart, Own, create_parts, protocol, training_shares, validation_source
+from mnv2vision.errors import DataError
 from mnv2vision.models.vision_model import VisionModel
 
 log = logging.getLogger(__name__)
@@ -30,80 +30,66 @@ PICTURES = 32
 """Built-in ones, where there is no data set."""
 _BATCH = 8
 
-Parts = tuple[SampleSource, SampleSource]
-"""Training and validation samples."""
-
 
 @dataclass(frozen=True)
 class ExportData:
     """What is drawn for an export.
 
     Attributes:
-        photos: What each head is measured on; without a data set the built-in pictures.
-        unmeasured: Heads that the data set has no annotations for.
+        photos: What each head is measured on, by data set; the built-in pictures without any, and images without
+            annotations for a head that no data set serves.
         calibration: Prepared images (H, W, 3) uint8 for int8.
-        calibrated_on: Their ids.
+        calibrated_on: Their ids, by what they are of.
     """
 
-    photos: Mapping[str, Photos]
-    unmeasured: Sequence[str] = ()
+    photos: Mapping[str, Mapping[str, Photos]]
     calibration: Sequence[NDArray[np.uint8]] = ()
-    calibrated_on: Sequence[int | str] = ()
+    calibrated_on: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
 
 
-def draw(config: Export, model: VisionModel, parts: Mapping[str, Parts] | None = None) -> ExportData:
+def has_data(config: Export) -> bool:
+    """Whether a configuration says what to measure on."""
+    return bool(config.dataset or named_parts(config.data.more))
+
+
+def draw(config: Export, model: VisionModel, own: Own | None = None) -> ExportData:
     """Draw and read the photos.
 
     Args:
         config: Of the command `export`.
         model: What is exported.
-        parts: Samples of the user's own by head; those of the section `dataset` by default.
+        own: Samples of the user's own; those of the data sets in the configuration by default.
 
     Raises:
         ConfigError: For a data set that has nothing for the model.
         DataError: For photos that cannot be read.
     """
-    if not config.dataset:
-        shown = _read(Shapes("val", PICTURES, 256, config.seed), range(PICTURES), model)
-        return ExportData(dict.fromkeys(model.config.heads, Photos(f"{PICTURES} built-in pictures", shown)))
-    sources: dict[str, SampleSource] = {}
-    reasons: list[ConfigError] = []
-    for name, head in model.config.heads.items():
-        try:
-            sources[name] = parts[name][1] if parts else _source(config, "val", head)
-            sources[name] = _adapted(config, sources[name], head)
-        except (ConfigError, KeyError) as error:
-            sources.pop(name, None)
-            reasons += [error] if isinstance(error, ConfigError) else []
-    if not sources:
-        raise reasons[0]
-    photos = {name: _photos(config, source, model) for name, source in sources.items()}
-    unmeasured = [name for name in model.config.heads if name not in sources]
-    if config.quantize != "int8":
-        return ExportData(photos, unmeasured)
-    first = next(iter(sources))
-    train = parts[first][0] if parts else _source(config, "train", model.config.heads[first])
-    return ExportData(photos, unmeasured, *_calibration(config, train, model))
+    heads = model.config.heads
+    if not has_data(config):
+        shown = _read(Shapes("val", PICTURES, 256, config.seed), range(PICTURES), model, "raise")
+        return ExportData({name: {"": Photos(f"{PICTURES} built-in pictures", shown)} for name in heads})
+    tasks = {name: head.task for name, head in heads.items()}
+    parts = create_parts(config, tasks, own)
+    tell_of_unmeasured(parts, tasks)
+    drawn = {part.name: _photos(config, part, model) for part in parts if part.targets}
+    photos = {name: {part.name: drawn[part.name] for part in parts if name in part.targets} for name in heads}
+    first = next(iter(drawn.values()))
+    unannotated = {"": Photos(first.words, first.batches)}
+    photos = {name: by_part or unannotated for name, by_part in photos.items()}
+    return ExportData(photos, *(_calibration(config, parts, model) if config.quantize == "int8" else ()))
 
 
-def _source(config: Export, part: Literal["train", "val"], head: HeadConfig) -> SampleSource:
-    return create_source(config.dataset, part, TASKS[head.task].target)
-
-
-def _adapted(config: Export, source: SampleSource, head: HeadConfig) -> SampleSource:
-    """As the head's evaluation needs it."""
-    training = TASKS[head.task].training()
-    try:
-        return training.adapt(source, head)
-    except ConfigError as error:
-        raise ConfigError(f"dataset={config.dataset['name']}: {error}") from error
-
-
-def _photos(config: Export, source: SampleSource, model: VisionModel) -> Photos:
+def _photos(config: Export, part: DataPart, model: VisionModel) -> Photos:
+    source = validation_source([part], model.config)
     indices = _drawn(len(source), config.images, config.seed)
     which = "all" if len(indices) == len(source) else f"{len(indices)} drawn of"
-    words = f"{which} {len(source)} images of the validation part of dataset={config.dataset['name']}"
-    return Photos(words, _read(source, indices, model), source, HeadSettings(protocol=protocol(config.dataset)))
+    words = f"{which} {len(source)} images of the validation part of {_named(part)}"
+    batches = _read(source, indices, model, config.data.on_error)
+    return Photos(words, batches, source, HeadSettings(protocol=protocol(part.dataset)))
+
+
+def _named(part: DataPart) -> str:
+    return f"{f'data.{part.name}.' if part.name else ''}dataset={part.dataset['name']}"
 
 
 def _drawn(count: int, wanted: int, seed: int) -> list[int]:
@@ -114,14 +100,16 @@ def _drawn(count: int, wanted: int, seed: int) -> list[int]:
     return drawn
 
 
-def _read(source: SampleSource, indices: Sequence[int], model: VisionModel) -> list[Batch]:
+def _read(source: SampleSource, indices: Sequence[int], model: VisionModel, on_error: OnError) -> list[Batch]:
     transform = EvaluationTransform(model.preprocessing)
-    dataset = BatchDataset(source, transform, seed=0, on_error="raise", evaluation=True)
+    dataset = BatchDataset(source, transform, seed=0, on_error=on_error, evaluation=True)
     batches = []
     for chunk in _chunks(indices):
         batch = dataset[BatchKey(0, list(chunk))]
         if batch.error is not None:
             raise DataError(batch.error)
+        for message in batch.skipped:
+            log.warning("another image stands in for one that cannot be read: %s", message)
         batches.append(batch)
     return batches
 
@@ -131,11 +119,18 @@ def _chunks(indices: Sequence[int]) -> Iterable[Sequence[int]]:
 
 
 def _calibration(
-    config: Export, source: SampleSource, model: VisionModel
-) -> tuple[list[NDArray[np.uint8]], list[int | str]]:
-    """Images of the training part, and their ids."""
-    samples = (source[index] for index in _drawn(len(source), config.images, config.seed))
-    drawn = [(model.preprocessing.prepare(sample.image), sample.image_id) for sample in samples]
-    if len(drawn) < ENOUGH:
-        log.warning("int8 is calibrated with %d images; %d or more are better", len(drawn), ENOUGH)
-    return [image for image, _ in drawn], [image_id for _, image_id in drawn]
+    config: Export, parts: Sequence[DataPart], model: VisionModel
+) -> tuple[list[NDArray[np.uint8]], dict[str, list[int | str]]]:
+    """Images of the training parts, of each data set its share of a training batch; and their ids."""
+    wanted = max(config.images, len(parts))
+    counts = counts_per_batch(training_shares(parts, config.data.alpha), wanted, [part.name for part in parts])
+    images: list[NDArray[np.uint8]] = []
+    ids: dict[str, list[int | str]] = {}
+    for part, count in zip(parts, counts, strict=True):
+        assert part.train is not None
+        batches = _read(part.train, _drawn(len(part.train), count, config.seed), model, config.data.on_error)
+        images += [image for batch in batches for image in batch.images.permute(0, 2, 3, 1).numpy()]
+        ids[f"the training part of {_named(part)}"] = [image_id for batch in batches for image_id in batch.image_ids]
+    if len(images) < ENOUGH:
+        log.warning("int8 is calibrated with %d images; %d or more are better", len(images), ENOUGH)
+    return images, ids

@@ -1,11 +1,11 @@
 """The data sets of a run: which heads each of them serves, and the classes that a head learns from all of its."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mnv2vision.config.named import named_parts
-from mnv2vision.config.schema import Eval, Train
+from mnv2vision.config.schema import Eval, Export, Train
 from mnv2vision.contracts import HeadConfig, HeadInUse, HeadSettings, HeadTraining, ModelConfig, Target, class_names
 from mnv2vision.data.formats.imagenet import check_same_classes
 from mnv2vision.data.mixture import Labels, Mixture, Relabelled, counts_per_batch, unite
@@ -29,7 +29,7 @@ class DataPart:
         name: Among several; that of the only one is empty.
         dataset: The section of the configuration.
         targets: What the heads that it serves need of it.
-        train: Samples to learn from; None in evaluation.
+        train: Samples to learn from, or to calibrate int8 with; None in evaluation.
         val: Samples to measure on.
         share: Of a batch, beside those of the others; None by the number of images.
         learned: Whether its annotations are learned from; else they serve evaluation alone.
@@ -48,7 +48,7 @@ Own = tuple[SampleSource | None, SampleSource]
 """Training and validation samples that are given in Python."""
 
 
-def create_parts(config: Train | Eval, tasks: Mapping[str, str], own: Own | None = None) -> list[DataPart]:
+def create_parts(config: Train | Eval | Export, tasks: Mapping[str, str], own: Own | None = None) -> list[DataPart]:
     """Read the data sets of a run.
 
     Args:
@@ -62,24 +62,25 @@ def create_parts(config: Train | Eval, tasks: Mapping[str, str], own: Own | None
     """
     needs: dict[str, Target] = {name: TASKS[task].target for name, task in tasks.items()}
     training = isinstance(config, Train)
+    with_train = training or (isinstance(config, Export) and config.quantize == "int8")
     if own is not None:
         served = {name: target for name, target in needs.items() if target in own[1].targets}
-        return _checked([DataPart("", config.dataset, served, own[1], own[0])], tasks)
+        return _checked([DataPart("", config.dataset, served, own[1], own[0])], tasks, training)
     named = named_parts(config.data.more)
     if not named:
         names = list(needs)
         if len(needs) > 1:
             names = _served("", str(config.dataset["name"]), None, needs, twice=not training)
-        return _checked([_read("", config.dataset, {name: needs[name] for name in names}, training)], tasks)
+        return _checked([_read("", config.dataset, {name: needs[name] for name in names}, with_train)], tasks, training)
     parts = []
     for name, section in named.items():
         served = {head: needs[head] for head in _served(name, str(section["dataset"]), section.pop("heads"), needs)}
         share, learned = section.pop("share"), bool(section.pop("labels"))
         assert isinstance(share, float | None)
         dataset = {**section, "name": section.pop("dataset")}
-        parts.append(replace(_read(name, dataset, served, training), share=share, learned=learned))
+        parts.append(replace(_read(name, dataset, served, with_train), share=share, learned=learned))
     parts.sort(key=lambda part: not part.targets)  # those to measure on first
-    return _checked(parts, tasks)
+    return _checked(parts, tasks, training)
 
 
 def _served(name: str, dataset: str, heads: object, needs: Mapping[str, Target], *, twice: bool = False) -> list[str]:
@@ -111,22 +112,17 @@ def _served(name: str, dataset: str, heads: object, needs: Mapping[str, Target],
     return able
 
 
-def _read(
-    name: str,
-    dataset: Mapping[str, object],
-    served: Mapping[str, Target],
-    training: bool,
-) -> DataPart:
-    targets = tuple(dict.fromkeys(served.values()))
-    if len(targets) < len(served) and training:
-        raise ConfigError(f"data.{name}.heads: {', '.join(served)} need the same annotations: give a data set each")
-    wanted = targets or offered(str(dataset["name"]))[:1]  # for its images
-    train = create_source(dataset, "train", *wanted) if training else None
+def _read(name: str, dataset: Mapping[str, object], served: Mapping[str, Target], with_train: bool) -> DataPart:
+    wanted = tuple(dict.fromkeys(served.values())) or offered(str(dataset["name"]))[:1]  # for its images
+    train = create_source(dataset, "train", *wanted) if with_train else None
     return DataPart(name, dataset, served, create_source(dataset, "val", *wanted), train)
 
 
-def _checked(parts: list[DataPart], tasks: Mapping[str, str]) -> list[DataPart]:
-    for part in parts:
+def _checked(parts: list[DataPart], tasks: Mapping[str, str], training: bool) -> list[DataPart]:
+    for part in parts if training else ():
+        if len(set(part.targets.values())) < len(part.targets):
+            key = f"data.{part.name}.heads" if part.name else "heads"
+            raise ConfigError(f"{key}: {', '.join(part.targets)} need the same annotations: give a data set each")
         for target in part.targets.values():
             if part.train is not None:
                 check_same_classes(names_of(part.train, target), names_of(part.val, target))
@@ -161,6 +157,32 @@ def classes(parts: Sequence[DataPart], head: str, teacher: HeadConfig | None = N
     return next(iter(names.values())) if len(names) == 1 else unite(names, f"head {head}")
 
 
+def check_learned(parts: Sequence[DataPart], teachers: Collection[str]) -> None:
+    """Raise ConfigError for a data set that nothing is learned from: no annotations, and no teacher to ask.
+
+    Args:
+        parts: The data sets.
+        teachers: The heads that have one.
+    """
+    for part in parts:
+        if not teachers and not (part.targets and part.learned):
+            raise ConfigError(
+                f"data.{part.name}: no head learns from its annotations, and none has a teacher to learn from its"
+                " images: give teachers.<head>=, or leave it out"
+            )
+
+
+def training_shares(parts: Sequence[DataPart], alpha: float) -> list[float]:
+    """What each data set has of a training batch; only the ratios count.
+
+    Args:
+        parts: The data sets.
+        alpha: Power of the number of images, where no share is given.
+    """
+    counts = [0 if part.train is None else len(part.train) for part in parts]
+    return [part.share or count**alpha for part, count in zip(parts, counts, strict=True)]
+
+
 def training_source(parts: Sequence[DataPart], config: ModelConfig, alpha: float, batch_size: int) -> SampleSource:
     """What a run learns from, with the labels of the model's heads.
 
@@ -184,7 +206,7 @@ def training_source(parts: Sequence[DataPart], config: ModelConfig, alpha: float
         sources[part.name] = Relabelled(part.train, Labels(**labels), ()) if labels else part.train
     if len(parts) == 1:
         return next(iter(sources.values()))
-    shares = [part.share or len(sources[part.name]) ** alpha for part in parts]
+    shares = training_shares(parts, alpha)
     counts = counts_per_batch(shares, batch_size, list(sources))
     told = ", ".join(f"{count} of {name}" for name, count in zip(sources, counts, strict=True))
     log.info("each batch has %s; an epoch has as many images as they have together", told)

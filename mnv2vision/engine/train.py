@@ -25,7 +25,14 @@ from mnv2vision.data.sample import SampleSource
 from mnv2vision.engine.add_head import Addition
 from mnv2vision.engine.evaluate import finish, write_config
 from mnv2vision.engine.initial import AUTO, imagenet_weights, new_model, recover
-from mnv2vision.engine.parts import classes, create_parts, task_parts, training_source, validation_source
+from mnv2vision.engine.parts import (
+    check_learned,
+    classes,
+    create_parts,
+    task_parts,
+    training_source,
+    validation_source,
+)
 from mnv2vision.engine.resume import check_resume, identify, is_of_run, load_best, read_checkpoint
 from mnv2vision.engine.run_folder import check_unused, choose_folder, claimed, telling_how_to_go_on
 from mnv2vision.engine.trainer import (
@@ -77,7 +84,9 @@ def train(config: Train, parts: tuple[SampleSource, SampleSource] | None = None)
 
 def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource] | None) -> dict[str, float]:
     addition = Addition(config) if config.add_to else None
-    tasks = {addition.name: config.task} if addition else head_tasks(config.task, config.heads)
+    tasks = head_tasks(config.task, config.heads)
+    if addition:
+        tasks = {addition.name: config.task}
     if config.add_as and not addition:
         raise ConfigError(f"add_as={config.add_as}: names the head that add_to=<a model> adds")
     resumed = read_checkpoint(config.resume) if config.resume else None
@@ -86,6 +95,7 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
     pl.seed_everything(config.seed, verbose=False)
     data_parts = create_parts(config, tasks, parts)
     teachers = {name: registry.load(str(source)) for name, source in config.teachers.items() if source is not None}
+    check_learned(data_parts, teachers)
     names = {name: classes(data_parts, name, _teaching(name, task, teachers)) for name, task in tasks.items()}
     check_num_classes(config, names)
     if config.quantize and not config.init_from:
@@ -172,6 +182,9 @@ def training_options(config: Train) -> TrainingOptions:
     loss: Any = config.loss
     monitor: Any = config.monitor
     joint = config.task == JOINT
+    for key, weights in (("loss.weights", loss["weights"]), ("monitor", monitor)) if joint else ():
+        if not any(weights.values()):
+            raise ConfigError(f"{key}: all heads have the weight 0: give one of them another")
     return TrainingOptions(
         optimizer=values(config.optimizer),
         schedule=values(config.schedule),

@@ -74,6 +74,7 @@ class Task(pl.LightningModule):
         self.metrics: dict[str, float] = {}
         self._remarked: set[str] = set()
         self._labelled: dict[str, Tensor | int] = {}
+        self._taught: dict[str, bool] = {}
         self._losses: list[tuple[Tensor, list[int | str]]] = []
         self._resumed_pace: dict[str, float] | None = None
 
@@ -141,6 +142,8 @@ class Task(pl.LightningModule):
         count = len(batch.image_ids)
         for name, labelled in found.labelled.items():
             self._labelled[name] = self._labelled.get(name, 0) + labelled
+        for name, taught in found.taught.items():
+            self._taught[name] = self._taught.get(name, False) or taught
         for name, value in found.parts.items():
             self.log(f"step_{name}", value.detach())
         means = {"loss": loss, **{f"{name}/loss": value for name, value in found.heads.items()}, **found.cosines}
@@ -159,15 +162,26 @@ class Task(pl.LightningModule):
         return ["loss", *(f"{name}:loss" for name in self.heads), *(name.replace("/", ":") for name in cosines)]
 
     def on_train_epoch_end(self) -> None:
-        """Look at the last losses, too, and say which heads had nothing to learn from."""
+        """Look at the last losses, too, and say which heads had nothing to learn from, or nothing from a teacher."""
         self._check_losses()
-        counts, self._labelled = {name: float(count) for name, count in self._labelled.items()}, {}
-        everywhere = gather(counts)
+        here = {name: float(count) for name, count in self._labelled.items()}, self._taught
+        self._labelled, self._taught = {}, {}
+        everywhere = gather(here)
+        counts, taught = here
         for name in counts:
-            if not sum(own[name] for own in everywhere):
+            if not sum(own[name] for own, _ in everywhere):
                 log.warning(
                     "epoch %d: no image had labels for the head %s, which learned nothing", self.current_epoch + 1, name
                 )
+        for name in taught:
+            if not any(own[name] for _, own in everywhere):
+                self._remark(f"teachers.{name}: all images have labels for the head, so that its teacher is not asked")
+
+    def _remark(self, remark: str) -> None:
+        """Warn of something, once."""
+        if remark not in self._remarked:
+            log.warning(remark)
+            self._remarked.add(remark)
 
     # Many at once, so that a GPU is seldom waited for.
     def _check_losses(self) -> None:
@@ -237,9 +251,7 @@ class Task(pl.LightningModule):
             self.metrics |= {f"{place}{key}": value for key, value in found.items()}
             main.setdefault(name, []).append(found[head.monitor])
             for remark in head.evaluator.remarks():
-                if (told := f"{place.strip('/')}: {remark}".removeprefix(": ")) not in self._remarked:
-                    log.warning(told)
-                    self._remarked.add(told)
+                self._remark(f"{place.strip('/')}: {remark}".removeprefix(": "))
         if self._several:
             self.metrics["monitor"] = self._monitored(main)
         self.log_dict(self.metrics)

@@ -27,6 +27,7 @@ class StepLoss:
         parts: What the losses are made of, and what they were multiplied with, for the log.
         cosines: Between the heads' gradients, where they were compared.
         labelled: How many images each of several heads learned from.
+        taught: Whether a teacher was asked, by head.
     """
 
     total: Tensor
@@ -34,6 +35,7 @@ class StepLoss:
     parts: dict[str, Tensor] = field(default_factory=dict)
     cosines: dict[str, Tensor] = field(default_factory=dict)
     labelled: dict[str, Tensor] = field(default_factory=dict)
+    taught: dict[str, bool] = field(default_factory=dict)
 
 
 class Objective:
@@ -65,6 +67,7 @@ class Objective:
         self._targets = {name: TASKS[model.config.heads[name].task].target for name in self.heads}
         several = len(parts) > 1 or not all(part.learned for part in parts)
         self._views = {name: _view(model, parts, name) for name in self.heads} if several else {}
+        self._lacking = {name for name, (serving, _) in self._views.items() if not bool(serving.all())}
         self._backbone, self._teachers = model.backbone, dict(teachers or {})
         self._compared = len(self.heads) > 1 and not options.compile
 
@@ -93,6 +96,7 @@ class Objective:
         losses: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
         labelled: dict[str, Tensor] = {}
+        taught: dict[str, bool] = {}
         for name, head in self.heads.items():
             own = raw[name] if isinstance(raw, dict) else raw
             view = self.seen(name, batch)
@@ -101,19 +105,24 @@ class Objective:
             labelled[name] = has_labels.sum().float()
             if name in self._teachers:
                 teacher = self._teachers[name]
-                found["taught"] = head.imitate(own, teacher(head, batch.images), ~has_labels, teacher.classes)
+                taught[name] = name in self._lacking or self._targets[name] in batch.lacking
+                found["taught"] = (
+                    head.imitate(own, teacher(head, batch.images), ~has_labels, teacher.classes)
+                    if taught[name]
+                    else torch.zeros_like(labelled[name])  # and no forward pass of the teacher's for it
+                )
                 labelled[name] = torch.full_like(labelled[name], len(has_labels))  # it learns from all
             losses[name] = torch.stack(list(found.values())).sum()
             if len(found) > 1:
                 parts |= {f"{name}/{part}" if len(self.heads) > 1 else part: value for part, value in found.items()}
         if len(self.heads) == 1:
-            return StepLoss(next(iter(losses.values())), parts=parts)
+            return StepLoss(next(iter(losses.values())), parts=parts, taught=taught)
         losses = over_all_processes(losses, labelled)
         total: Tensor = self.balance(losses, features)
         if self.balance.mode != "fixed":
             parts |= {f"{name}/weight": factor for name, factor in self.balance.factors.items()}
         compared = cosines(losses, features) if compare and features is not None else {}
-        return StepLoss(total, losses, parts, compared, labelled)
+        return StepLoss(total, losses, parts, compared, labelled, taught)
 
     def _run(self, run: Run, images: Tensor, watched: bool) -> tuple[Raw | dict[str, Raw], Tensor | None]:
         """The raw output, and the features that all heads stand on, where they are watched."""

@@ -32,6 +32,8 @@ class Teacher:
         key = f"teachers.{name}={source}"
         theirs = model.config.head_like(name, student.config.task)
         if theirs is None:
+            if own := [other for other, head in model.config.heads.items() if head.task == student.config.task]:
+                raise ConfigError(f"{key}: which of its heads {', '.join(own)} is meant? Save it alone, by model.only")
             tasks = ", ".join(head.task for head in model.config.heads.values())
             raise ConfigError(f"{key}: is a model for {tasks}, not for {student.config.task}")
         self._model = fold_batch_norm(model.only(theirs)).eval().requires_grad_(False)

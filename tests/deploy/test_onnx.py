@@ -10,9 +10,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import mnv2vision as mv
 from mnv2vision.deploy.formats import onnx as onnx_format
 from mnv2vision.deploy.formats import openvino as openvino_format
 from mnv2vision.deploy.graph import ExportGraph
+from mnv2vision.deploy.int8 import layers_of
 from mnv2vision.deploy.written import ExportOptions, Written
 from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.inference.runtimes import graph as runtimes
@@ -187,6 +189,27 @@ def test_int8(
     assert written.quantisation["images"] == 16
     wanted = int8_noise_ratio(models[task], images)
     assert wanted - 3 < snr(opened.run(images), graph, images) < wanted + 12  # dB
+
+
+def test_int8_scales_of_several_heads_are_their_own(randomize: Any, pictures: Any, tmp_path: Path) -> None:
+    """Of weights by channel, of activations by tensor: a head of far larger values changes none of another's."""
+    heads = {name: {"task": "classification", "num_classes": 4} for name in ("small", "large")}
+    model = mv.create_model({**heads, "segmentation": {"num_classes": 3}}, width=0.35, depth=0.5, image_size=64).eval()
+    randomize(model)
+    with torch.no_grad():
+        for parameter in model.heads["large"].parameters():
+            parameter *= 1000
+    graph, images = ExportGraph(model), tuple(pictures(16, model))
+    onnx_format.export(graph, tmp_path / "model.onnx", ExportOptions("int8", calibration=images))
+    written = onnx.load(tmp_path / "model.onnx").graph
+    values = {item.name: onnx.numpy_helper.to_array(item) for item in written.initializer}
+    layers = {name: layer for name, layer in layers_of(graph).items() if name.startswith("model.heads.")}
+    assert {name.split(".")[2] for name in layers} == {"small", "large", "segmentation"}
+    for name, layer in layers.items():
+        wanted = layer.weight.detach().flatten(1).abs().amax(1).numpy() / 127
+        np.testing.assert_allclose(values[f"{name}.weight_scale"], wanted, rtol=1e-5)
+    pairs = [node for node in written.node if node.op_type == "QuantizeLinear"]
+    assert len({node.input[1] for node in pairs}) == len(pairs)  # no two activations share a scale
 
 
 def test_layers_kept_in_float(models: Any, pictures: Any, describe: Any, int8_noise_ratio: Any, tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Train:
 
     def run(*arguments: str) -> int:
         tiny = () if any(argument.startswith("resume=") for argument in arguments) else TINY
+        if any(argument.startswith("data.") and argument.partition("=")[0].count(".") == 2 for argument in arguments):
+            tiny = tuple(argument for argument in tiny if not argument.startswith("dataset."))
         return main(["train", *tiny, *arguments])
 
     return run

@@ -90,7 +90,7 @@ def test_the_description_is_in_the_file_too(model: VisionModel, tmp_path: Path) 
     assert exported.proof.size == (exported.folder / "model.onnx").stat().st_size
     page = (exported.folder / "report.md").read_text(encoding="utf-8")
     assert "32 built-in pictures" in page
-    assert "Accuracy was not measured: no data set was given." in page
+    assert "Accuracy was not measured: no annotated images were given." in page
     assert model.training is False
 
 
@@ -222,3 +222,93 @@ def test_every_task_from_the_command_line(
     assert np.isfinite(head["outputs"][next(iter(head["outputs"]))]["largest"])
     size = (tmp_path / "model.safetensors").stat().st_size / 1e6
     assert report["size_mb"] < size * (1.1 if quantize == "none" else 0.8)
+
+
+HEADS = {"classification": Shapes.names, "detection": Shapes.names, "segmentation": Shapes.mask_names}
+SIZES = {"kinds": (30, 9), "near": (20, 7), "far": (10, 5)}
+"""Of the training and validation part, and the seeds are their places."""
+
+
+@pytest.fixture(scope="session")
+def joint(randomize: Callable[[nn.Module], None]) -> VisionModel:
+    made = mv.create_model({name: {"names": own} for name, own in HEADS.items()}, width=0.35, depth=0.5, image_size=64)
+    randomize(made)
+    return made.eval()
+
+
+def data_of(name: str, *heads: str) -> dict[str, Any]:
+    train, val = SIZES[name]
+    sizes = {"train_size": train, "val_size": val, "image_size": 64, "seed": list(SIZES).index(name)}
+    return {f"data.{name}.{key}": value for key, value in {"dataset": "shapes", **sizes, "heads": list(heads)}.items()}
+
+
+@pytest.mark.usefixtures("untimed")
+def test_each_head_is_measured_on_its_own_data(
+    joint: VisionModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `evaluate` measures it alone; a head without annotations is compared all the same."""
+    data = {**data_of("kinds", "classification"), **data_of("near", "detection"), **data_of("far", "detection")}
+    (exported,) = mv.export(joint, tmp_path / "out", **data)
+    proofs = exported.proof.heads
+    assert list(proofs) == ["classification", "detection/near", "detection/far", "segmentation"]
+    for place, name, metric in (
+        ("classification", "kinds", "top1"),
+        ("detection/near", "near", "AP"),
+        ("detection/far", "far", "AP"),
+    ):
+        proof, (_, count) = proofs[place], SIZES[name]
+        assert proof.photos == f"all {count} images of the validation part of data.{name}.dataset=shapes"
+        own = {key.replace(f"data.{name}.", "dataset."): value for key, value in data_of(name).items()}
+        del own["dataset.heads"], own["dataset.dataset"]
+        rest = {"loader.workers": 0, "trainer.accelerator": "cpu", "run_dir": str(tmp_path / name)}
+        alone = mv.evaluate(joint.only(place.partition("/")[0]), **own, **rest)
+        assert proof.metrics[metric].model == pytest.approx(alone[metric], abs=1e-6)
+        assert proof.main == metric
+    assert "not measured: segmentation, for which the data have no annotations" in caplog.text
+    unannotated = proofs["segmentation"]
+    assert unannotated.metrics == {}
+    assert unannotated.agreement == 1
+    assert unannotated.outputs["logits"].largest < 1e-4
+    page = (exported.folder / "report.md").read_text(encoding="utf-8")
+    assert "## detection/far, on all 5 images of the validation part of data.far.dataset=shapes" in page
+
+
+@pytest.mark.usefixtures("untimed")
+def test_int8_of_several_heads_from_the_command_line(joint: VisionModel, tmp_path: Path) -> None:
+    """Calibrated with images of all data sets, in the ratio of their shares."""
+    mv.save(joint, tmp_path / "model.safetensors")
+    data = {**data_of("kinds", "classification"), **data_of("near", "detection"), **data_of("far", "segmentation")}
+    data |= {"data.kinds.share": 3, "data.near.share": 2, "data.far.share": 1}
+    given = [f"{key}=[{value[0]}]" if isinstance(value, list) else f"{key}={value}" for key, value in data.items()]
+    output = tmp_path / "out"
+    arguments = [f"checkpoint={tmp_path / 'model.safetensors'}", "quantize=int8", "allow_drop=null", "images=24"]
+    assert main(["export", *arguments, *given, f"output={output}"]) == 0
+    folder = output / "onnx-int8"
+    kept: Any = Bundle.read(folder).quantisation
+    assert kept["calibrated_with"] == [
+        f"{count} images of the training part of data.{name}.dataset=shapes"
+        for name, count in (("kinds", 12), ("near", 8), ("far", 4))
+    ]
+    assert len(kept["calibration_images"]) == 24
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    assert "calibrated with: 12 images of the training part of data.kinds.dataset=shapes, 8 images of" in page
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    mains = {name: head["main_metric"] for name, head in report["heads"].items()}
+    assert mains == {"classification": "top1", "detection": "AP", "segmentation": "mIoU"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            data_of("kinds", "wheels"),
+            r"data\.kinds\.heads: there is no head 'wheels'; valid: classification",
+        ),
+        ({"data.x.root": "/data"}, r"data\.x: give data\.x\.dataset= as well"),
+        ({**data_of("kinds", "detection"), "dataset": "shapes"}, "dataset=shapes: data.kinds names data sets"),
+    ],
+)
+def test_data_that_fit_no_head(data: dict[str, Any], message: str, joint: VisionModel, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        mv.export(joint, tmp_path / "out", **data)
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True

@@ -152,6 +152,7 @@ def test_a_head_added_to_a_finished_model(tmp_path: Path, train: Train, capsys: 
         (("task=detection", "backbone.width=0.5"), "backbone.width=0.5, but"),
         (("task=detection", "backbone.width=null", "model.image_size=64"), "model.image_size=64, but"),
         (("task=detection", "init_from=x"), "init_from=x: add_to trains the head alone"),
+        (("task=detection", "heads=[detection]"), "heads=[detection] are for task=joint, not for task=detection"),
         (("task=joint",), "adds one head: give its task=, not task=joint"),
     ):
         size = () if any("image_size" in item for item in given) else ("model.image_size=null",)
@@ -199,6 +200,15 @@ def test_a_head_without_a_label_is_taught(tmp_path: Path, train: Train) -> None:
     assert model.config.heads["segmentation"].names == ("background", "thing")
     assert not any(name.startswith("segmentation/m") for name in metrics(tmp_path / "run"))
     assert "segmentation/loss" in (tmp_path / "run/metrics.csv").read_text()
+
+
+def test_a_teacher_of_labelled_data(tmp_path: Path, train: Train, capsys: Capture) -> None:
+    teacher = mv.create_model("classification", names=Shapes.names, width=0.35, image_size=32).eval()
+    mv.save(teacher, tmp_path / "teacher.safetensors")
+    taught = ("heads=[classification]", f"teachers.classification={tmp_path / 'teacher.safetensors'}")
+    assert train(*JOINT, *taught, f"run_dir={tmp_path / 'run'}") == 0
+    remark = "teachers.classification: all images have labels for the head, so that its teacher is not asked"
+    assert capsys.readouterr().err.count(remark) == 1  # of two epochs
 
 
 def test_labels_that_are_for_evaluation_alone(tmp_path: Path, train: Train) -> None:
@@ -337,6 +347,15 @@ def test_an_epoch_without_a_label(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         (["teachers.detection=none.safetensors"], "none.safetensors"),
         (["preprocessing.resize=crop"], "preprocessing.resize=crop would cut off objects"),
         (["add_as=faces"], "add_as=faces: names the head that add_to=<a model> adds"),
+        (["dataset=shapes", *parts("detection")], "dataset=shapes: data.detection names data sets: name this one, too"),
+        ([*parts("detection"), "dataset.train_size=3"], "dataset.train_size=3: data.detection names data sets"),
+        (["heads=[detection]", *parts("detection"), *parts("x", heads="[]")], "data.x: no head learns from its annot"),
+        (["data.alpha.dataset=shapes"], "data.alpha is an option of its own: no head or data set can have the name"),
+        (["heads=[image_size:detection]"], "model.image_size is an option of its own"),
+        (["heads=[balance:detection]"], "loss.balance is an option of its own"),
+        (["heads=[weights:detection]"], "loss.weights is an option of its own"),
+        (["heads=[detection]", "monitor.detection=0"], "monitor: all heads have the weight 0"),
+        (["heads=['a.b:detection']"], "'a.b' cannot be the name of a head"),
         (["task=detection", "heads=[detection]"], "heads=[detection] are for task=joint, not for task=detection"),
     ],
 )
@@ -348,27 +367,6 @@ def test_what_cannot_be_is_one_line(
     assert error.startswith("error: ")
     assert message in error
     assert not (tmp_path / "run").exists()
-
-
-def test_beside_single_models(tmp_path: Path) -> None:
-    names = {"classification": Shapes.names, "segmentation": Shapes.mask_names}
-    joint = mv.create_model({name: {"names": own} for name, own in names.items()}, width=0.35, image_size=32)
-    mv.save(joint, tmp_path / "joint.safetensors")
-    for name in names:
-        mv.save(joint.only(name), tmp_path / f"{name}.safetensors")
-    others = ",".join(str(tmp_path / f"{name}.safetensors") for name in names)
-    common = ["dataset.val_size=9", "dataset.image_size=48", "loader.workers=0", "trainer.accelerator=cpu"]
-    run = tmp_path / "run"
-    assert (
-        main(["eval", f"checkpoint={tmp_path / 'joint.safetensors'}", f"compare=[{others}]", *common, f"run_dir={run}"])
-        == 0
-    )
-    table = (run / "compare.md").read_text()
-    for metric in ("classification/top1", "segmentation/mIoU"):
-        (line,) = [line for line in table.splitlines() if f"| {metric} " in line]
-        assert "| +0.0000 |" in line
-    assert "| multiply-adds |" in table
-    assert "all of these" in table
 
 
 def test_predictions_of_several_heads(tmp_path: Path) -> None:

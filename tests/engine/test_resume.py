@@ -52,7 +52,11 @@ def assert_same_runs(first: Path, second: Path) -> None:
     assert_same(load_file(first / "model.safetensors"), load_file(second / "model.safetensors"), "model")
     assert json.loads((first / "metrics.json").read_text()) == json.loads((second / "metrics.json").read_text())
     assert read_csv(first / "metrics.csv") == read_csv(second / "metrics.csv")
-    assert (first / "per_class.csv").read_text() == (second / "per_class.csv").read_text()
+    tables = [
+        {path.relative_to(run): path.read_text() for path in run.rglob("per_class.csv")} for run in (first, second)
+    ]
+    assert tables[0] == tables[1]
+    assert tables[0]
     for name in ("best.ckpt", "last.ckpt"):
         states = [torch.load(run / "checkpoints" / name, weights_only=True) for run in (first, second)]
         for state in states:
@@ -376,12 +380,33 @@ def wait_for(reached: Callable[[], bool], process: "subprocess.Popen[str]", pati
         time.sleep(0.001)
 
 
+KILLED = {
+    "one head": ("dataset.train_size=96",),
+    "three heads": (
+        "task=joint",
+        "recipe=null",
+        *(
+            f"data.{name}.{key}={value}"
+            for name, size in (("classification", 45), ("detection", 33), ("segmentation", 18))
+            for key, value in {"dataset": "shapes", "train_size": size, "val_size": 17, "image_size": 48}.items()
+        ),
+    ),
+}
+STEPS = 12
+"""Of an epoch of 96 images."""
+
+
+@pytest.mark.parametrize("kind", KILLED)
 def test_killed(
-    tmp_path: Path, tiny: tuple[str, ...], start: Callable[..., "subprocess.Popen[str]"], patience: float
+    kind: str,
+    tmp_path: Path,
+    tiny: tuple[str, ...],
+    start: Callable[..., "subprocess.Popen[str]"],
+    patience: float,
 ) -> None:
     arguments = [
-        *tiny,
-        "dataset.train_size=96",
+        *(item for item in tiny if kind == "one head" or not item.startswith("dataset.")),
+        *KILLED[kind],
         "trainer.max_epochs=8",
         "loader.workers=1",
         "checkpoint.every_n_steps=5",
@@ -399,6 +424,7 @@ def test_killed(
         return lambda: stamp() > before
 
     kills: list[str] = []
+    steps: list[int] = []
     for moment in ("between a row and its checkpoint", "while saving", "at random", "at random"):
         process = start("train", *([f"resume={last}"] if kills else [*arguments, f"run_dir={run}"]))
         wait_for(changed(last), process, patience)  # so that every process gets somewhere
@@ -414,7 +440,9 @@ def test_killed(
         process.wait()
         kills.append(f"{moment}: {process.returncode}")
         assert_whole(run)
+        steps.append(torch.load(last, weights_only=True)["global_step"])
     assert sum(kill.endswith("-9") for kill in kills) >= 3, kills
+    assert any(step % STEPS for step in steps), steps  # within an epoch
 
     processes = [start("train", f"resume={last}"), start("train", *arguments, f"run_dir={tmp_path / 'whole'}")]
     for process in processes:
@@ -427,8 +455,9 @@ def test_killed(
 def assert_whole(run: Path) -> None:
     """No file under its final name is in part."""
     known = ("config.yaml", "metrics.csv", "checkpoints", "best.ckpt", "last.ckpt")
-    at_the_end = ("model.safetensors", "metrics.json", "per_class.csv", "most_confused.csv")
-    pictures = ("confusion.png", "predictions.png")
+    at_the_end = ("model.safetensors", "metrics.json", "per_class.csv", "most_confused.csv", "worst_images.csv")
+    at_the_end += ("predictions.json", "classification", "detection", "segmentation")
+    pictures = ("confusion.png", "predictions.png", "precision_recall.png")
     for path in run.rglob("*"):
         assert path.name.startswith(".") or path.name in known + at_the_end + pictures
         if path.name.startswith("."):

@@ -184,6 +184,36 @@ def test_teachers_that_cannot_teach() -> None:
     detector = mv.create_model("detection", names=("a",), width=0.35, image_size=64)
     with pytest.raises(ConfigError, match="is a model for detection, not for classification"):
         Teacher(detector, name, head, "file")
+    kinds = {key: {"task": "classification", "names": ("a", "b", "c")} for key in ("x", "y")}
+    with pytest.raises(ConfigError, match="which of its heads x, y is meant"):
+        Teacher(mv.create_model(kinds, width=0.35, image_size=64), name, head, "file")
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_a_teacher_is_asked_where_labels_are_lacking(served: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it costs no pass, and every parameter has its gradient of the labels."""
+    student, teacher = student_and_teacher("classification")
+    ((name, head),) = student.eval().heads_in_use()  # without dropout
+    guide, asked, ask = Teacher(teacher, name, head, "file"), [], Teacher.__call__
+    monkeypatch.setattr(Teacher, "__call__", lambda *given: asked.append(1) or ask(*given))
+    parts = [
+        Part("a", {name: ClassificationTraining(head)}),
+        Part("b", {name: ClassificationTraining(head)} if served else {}),
+    ]
+    objective = Objective(student, parts, TrainingOptions(), {name: guide})
+    image = np.zeros((64, 64, 3), np.uint8)
+    labelled = collate([Sample(image, i, "", label=i, part=i) for i in range(2)], [])
+    pixels = torch.randn(2, 3, 64, 64)
+    found = objective(student, pixels, labelled)
+    assert found.taught == {name: not served}
+    assert len(asked) == (0 if served else 1)
+    if served:
+        torch.testing.assert_close(found.total, F.cross_entropy(student(pixels), torch.tensor([0, 1])))
+        assert found.parts["taught"] == 0
+    found.total.backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    some = collate([Sample(image, 0, "", label=0), Sample(image, 1, "", part=1)], [])
+    assert objective(student, pixels, some).taught == {name: True}
 
 
 class _Named:
