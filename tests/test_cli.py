@@ -127,10 +127,11 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeyp
     for given in (arguments, None):
         assert main(given) == (0 if asked else 2)
         out, err = capsys.readouterr()
-        wanted = "usage: mnv2vision train|eval|predict|convert|export|benchmark|reproduce"
+        wanted = "usage: mnv2vision train|eval|predict|convert|average|export|benchmark|reproduce"
         if arguments == ["fly"]:
             wanted = (
-                "error: unknown command 'fly'; valid: train, eval, predict, convert, export, benchmark, reproduce\n"
+                "error: unknown command 'fly'; valid: train, eval, predict, convert, average, export, benchmark,"
+                " reproduce\n"
             )
         assert (out if asked else err).startswith(wanted)
         assert not (err if asked else out)
@@ -146,6 +147,7 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeyp
         ("eval", ["dataset=coco|imagenet|shapes|voc", "checkpoint:", "batch_size: 32"]),
         ("predict", ["images:", "output: predictions"]),
         ("convert", ["source:", "keep_background:"]),
+        ("average", ["models:", "greedy: false", "batch_norm: average", "dataset=coco|imagenet|shapes|voc"]),
         ("benchmark", ["task:", "threads", "data:"]),
         ("reproduce", ["table:", "latency:", "evaluate:"]),
     ],

@@ -26,7 +26,9 @@ Share = Annotated[float, Number(0, 1)]
 BelowOne = Annotated[float, Number(0, below=1)]
 AboveZero = Annotated[float, Number(most=1, above=0)]
 """At most 1."""
-Factor = Annotated[float, Number(most=10, above=0)]
+_FACTOR = Number(most=10, above=0)
+Factor = Annotated[float, _FACTOR]
+Factors = Annotated[tuple[float, ...], Many(_FACTOR, least=1)]
 Rate = Annotated[float, Number(0)]
 Epochs = Annotated[float, Number(0, 10**9)]
 Strength = Annotated[float, Number(0, 10)]

@@ -188,6 +188,27 @@ class Convert:
 
 
 @dataclass(frozen=True)
+class Average:
+    """Average the weights of models of one architecture that began alike, such as the last epochs of a run."""
+
+    models: Annotated[tuple[str, ...], Many(Text(), least=1, alone=True)] | None = option(
+        None, "the folder of a run with checkpoint.keep_last=, or a list of models: files, checkpoints, published names"
+    )
+    last: Count | None = option(None, "of a run: how many of its epochs; null: all that it kept")
+    greedy: bool = option(
+        False, "of the models, in the order of their main metric, leave out those that lower it; needs dataset="
+    )
+    batch_norm: Annotated[Literal["average", "estimate"], Word(("average", "estimate"))] = option(
+        "average", "the running statistics: the models' averages, or those of images of the training part of dataset="
+    )
+    images: Count = option(2000, "of the training part, at most, for batch_norm=estimate")
+    output: UserText = option("averaged", "folder for model.safetensors, and the metrics where dataset= is given")
+    seed: Seed = option(0, "of whatever is drawn")
+    loader: Loader = section(Loader)
+    dataset: Mapping[str, object] = passed_on()
+
+
+@dataclass(frozen=True)
 class Export:
     """Export a model for devices, each file with its measured accuracy, and with all that is needed to feed it."""
 
@@ -282,6 +303,15 @@ COMMANDS = {
             "to=timm input=model.safetensors output=mobilenetv2.pth",
             "info=model.safetensors",
         ),
+    ),
+    "average": Command(
+        Average,
+        (
+            "models=runs/.../ last=5 dataset=imagenet dataset.root=/data/imagenet",
+            "models=[a.safetensors,b.safetensors] greedy=true dataset=imagenet dataset.root=/data/imagenet",
+        ),
+        ("dataset",),
+        open_groups=("dataset",),
     ),
     "export": Command(
         Export,

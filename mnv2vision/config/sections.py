@@ -13,6 +13,7 @@ from mnv2vision.config.annotations import (
     Count,
     Deviation,
     Epochs,
+    Factors,
     Limit,
     LimitOrNone,
     Name,
@@ -81,10 +82,13 @@ class Optimizer:
     reference_batch: Count | None = option(None, "null: lr is used as it is")
     weight_decay: Rate = option(4.0e-5, "of convolutions' and linear layers' weights")
     decay_depthwise: bool = option(False, "decay depthwise kernels as well")
-    momentum: Share = option(0.9, "sgd, rmsprop_tf")
+    momentum: Share = option(0.9, "sgd, rmsprop_tf; adamw: its first beta")
     nesterov: bool = option(False, "sgd")
     rms_decay: Share = option(0.9, "rmsprop_tf: decay of the mean square")
     eps: Annotated[float, Number(above=0)] | None = option(None, "rmsprop_tf, adamw; null: the optimiser's default")
+    layer_rates: Factors | None = option(
+        None, "factors of the rate for the backbone's layers in as many equal groups, from the stem on; heads: 1"
+    )
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ class Checkpoint:
     """Checkpoints."""
 
     every_n_steps: Count | None = option(None, "write last.ckpt within epochs, too")
+    keep_last: Count | None = option(None, "keep the checkpoints of the last so many epochs, to average them")
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,22 @@ def _of_head(config: Eval, parts: Sequence[DataPart], head: str, model: VisionMo
 
 
 def _measure(config: Eval, model: VisionModel, parts: Sequence[DataPart], run_dir: Path) -> dict[str, float]:
+    prepared = evaluation(config, model, parts, run_dir)
+    write_config(config, run_dir)
+    return finish(*prepared, run_dir)
+
+
+def evaluation(
+    config: Eval, model: VisionModel, parts: Sequence[DataPart], run_dir: Path
+) -> tuple[pl.Trainer, Task, DataModule]:
+    """What `finish` measures a model with.
+
+    Args:
+        config: Of the command `eval`.
+        model: The model.
+        parts: The data sets.
+        run_dir: The run's folder.
+    """
     tasks = {name: head.task for name, head in model.config.heads.items()}
     source = validation_source(parts, model.config)
     data = DataModule(
@@ -154,14 +170,11 @@ def _measure(config: Eval, model: VisionModel, parts: Sequence[DataPart], run_di
     )
     trainer = create_trainer(config.trainer, run_dir)
     check_limits(trainer, config.loader.batch_size, {"val": len(source)})
-    write_config(config, run_dir)
     inference = values(config.inference)
     settings = {
         name: HeadSettings(inference=inference if task == "segmentation" else {}) for name, task in tasks.items()
     }
-    metrics = finish(trainer, Task(model, task_parts(parts, model, settings, training=False)), data, run_dir)
-    data.log_skipped()
-    return metrics
+    return trainer, Task(model, task_parts(parts, model, settings, training=False)), data
 
 
 def finish(trainer: pl.Trainer, task: Task, data: DataModule, run_dir: Path) -> dict[str, float]:
@@ -176,6 +189,7 @@ def finish(trainer: pl.Trainer, task: Task, data: DataModule, run_dir: Path) -> 
             draw_answers(task.model, data.val_samples, run_dir / "predictions.png")
         told = (f"{name} {'n/a' if value is None else f'{value:.4f}'}" for name, value in known.items())
         log.info("%s  (%s)", "  ".join(told), run_dir)
+    data.log_skipped()
     return metrics
 
 

@@ -15,7 +15,7 @@ from mnv2vision.data.augment.classification import EvaluationTransform
 from mnv2vision.data.batch import BatchDataset, OnError
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.data.sampler import BatchKey
-from mnv2vision.engine.resume import RunCheckpoint
+from mnv2vision.engine.resume import RunCheckpoint, model_config
 from mnv2vision.errors import ConfigError, DataError, WeightsError
 from mnv2vision.models.create import configure
 from mnv2vision.models.tasks import TASKS
@@ -107,7 +107,9 @@ def _joint_model(
     if config.init_from:
         if resumed is None:
             weights = file.read(registry.resolve(config.init_from))
-        held = weights.config if weights is not None else _model_of(resumed, config)
+            held = weights.config
+        else:
+            held = model_config(resumed, f"resume={config.resume}")
         _check_backbone(config, backbone, options, held)
         if all(held.head_like(name, task) for name, task in tasks.items()):
             defaults = {}
@@ -136,7 +138,7 @@ def _single_model(config: Train, names: tuple[str, ...], resumed: RunCheckpoint 
             configure(config.task, backbone, options, names=names, preprocessing=defaults | preprocessing)
         )
     if resumed is not None:
-        was = _model_of(resumed, config)
+        was = model_config(resumed, f"resume={config.resume}")
         return VisionModel(
             configure(was.head.task, was.backbone, options, names=names, preprocessing=preprocessing, like=was)
         )
@@ -147,14 +149,6 @@ def _single_model(config: Train, names: tuple[str, ...], resumed: RunCheckpoint 
     )
     log.info("recipe %s: %s", config.recipe or "none", file.initialize_from(model, weights, config.init_from))
     return model
-
-
-def _model_of(resumed: RunCheckpoint | None, config: Train) -> ModelConfig:
-    assert resumed is not None
-    try:
-        return ModelConfig.from_dict(resumed["model"])
-    except (ConfigError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"resume={config.resume}: its model's description is damaged ({error!r})") from error
 
 
 def _check_backbone(config: Train, backbone: str, options: Options, held: ModelConfig) -> None:

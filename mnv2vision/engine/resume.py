@@ -11,10 +11,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from mnv2vision.config.schema import Train
+from mnv2vision.contracts import ModelConfig
 from mnv2vision.engine.parts import DataPart
 from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.tasks.base import Task
 from mnv2vision.training.callbacks import History
+from mnv2vision.training.checkpoints import LastEpochs
 from mnv2vision.weights import file
 
 log = logging.getLogger(__name__)
@@ -40,24 +42,45 @@ class RunCheckpoint(TypedDict):
     pace: NotRequired[dict[str, float]]
 
 
-def read_checkpoint(path: str) -> RunCheckpoint:
-    """A checkpoint of a training run; ConfigError or WeightsError, in one line, for anything else."""
+def read_checkpoint(path: str, key: str = "resume") -> RunCheckpoint:
+    """A checkpoint of a training run; ConfigError or WeightsError, in one line, for anything else.
+
+    Args:
+        path: The file.
+        key: That names it.
+    """
     if not Path(path).is_file():
-        raise ConfigError(f"resume={path}: no such checkpoint")
+        raise ConfigError(f"{key}={path}: no such checkpoint")
     if path.endswith(".safetensors"):
-        raise ConfigError(f"resume={path}: a model, not a checkpoint of a training run; start from it with init_from=")
+        raise ConfigError(f"{key}={path}: a model, not a checkpoint of a training run; start from it with init_from=")
     try:
         checkpoint: RunCheckpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for corrupt files, and its words mean its own internals
-        raise WeightsError(f"resume={path}: not a checkpoint of a training run, or a damaged one") from error
+        raise WeightsError(f"{key}={path}: not a checkpoint of a training run, or a damaged one") from error
     if not isinstance(checkpoint, dict) or {"state_dict", "fixed_options", "model", "DataModule"} - checkpoint.keys():
-        raise WeightsError(f"resume={path}: not a checkpoint of a training run of this version")
+        raise WeightsError(f"{key}={path}: not a checkpoint of a training run of this version")
     if "heads" not in checkpoint["model"]:
         raise WeightsError(
-            f"resume={path}: was written when models had one head, whose layers had other names; it cannot go on with"
+            f"{key}={path}: was written when models had one head, whose layers had other names; it cannot go on with"
             " this version: start a run with init_from=<its run's model.safetensors>"
         )
     return checkpoint
+
+
+def model_config(checkpoint: RunCheckpoint, source: str) -> ModelConfig:
+    """What the model of a checkpoint is built from.
+
+    Args:
+        checkpoint: What `read_checkpoint` gave.
+        source: The file's key and name, for messages.
+
+    Raises:
+        WeightsError: For a damaged description.
+    """
+    try:
+        return ModelConfig.from_dict(checkpoint["model"])
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{source}: its model's description is damaged ({error!r})") from error
 
 
 def identify(parts: Sequence[DataPart], names: Mapping[str, Sequence[str]]) -> dict[str, object]:
@@ -142,7 +165,11 @@ def _short(value: object) -> str:
 def load_best(task: Task, trainer: pl.Trainer, resumed: str | None, history: History) -> None:
     """Give the task the best weights of the run, and say which they are."""
     # Without validation there is no best, but a last checkpoint; without a step to train, the one that is resumed.
-    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    callbacks = [
+        callback
+        for callback in trainer.checkpoint_callbacks
+        if isinstance(callback, ModelCheckpoint) and not isinstance(callback, LastEpochs)
+    ]
     written = {bool(callback.monitor): callback.best_model_path for callback in callbacks}
     path = written.get(True) or written.get(False) or resumed
     if not path:

@@ -150,9 +150,7 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
     if config.quantize:
         round_weights(task.model)
     _save_model(addition.joined(task.model) if addition else task.model, run_dir / "model.safetensors")
-    metrics = finish(trainer, task, data, run_dir)
-    data.log_skipped()
-    return metrics
+    return finish(trainer, task, data, run_dir)
 
 
 def _teaching(name: str, task: str, teachers: Mapping[str, VisionModel]) -> HeadConfig | None:

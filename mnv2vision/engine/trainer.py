@@ -23,7 +23,6 @@ from mnv2vision.config.sections import EvalTrainer
 from mnv2vision.data.sampler import BatchSampler
 from mnv2vision.errors import ConfigError, Mnv2visionError
 from mnv2vision.training.callbacks import (
-    AtomicCheckpointIO,
     Averaging,
     History,
     PlainProgress,
@@ -31,8 +30,8 @@ from mnv2vision.training.callbacks import (
     StopAtStep,
     StopEarly,
     ValidateLast,
-    checkpoint_callbacks,
 )
+from mnv2vision.training.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
 from mnv2vision.training.precision import best_precision
 from mnv2vision.training.stopping import StopWhenTold
 
@@ -129,7 +128,8 @@ def training_callbacks(config: Train, run_dir: Path, history: History, monitor: 
         monitor: The metric that decides which epoch is best.
     """
     checkpoints = run_dir / "checkpoints"
-    callbacks = [history, *checkpoint_callbacks(checkpoints, monitor, config.checkpoint.every_n_steps)]
+    keeping = (config.checkpoint.every_n_steps, config.checkpoint.keep_last)
+    callbacks = [history, *checkpoint_callbacks(checkpoints, monitor, *keeping)]
     if config.ema.decay:
         callbacks.append(Averaging(config.ema.decay))
     if config.trainer.max_steps >= 0:

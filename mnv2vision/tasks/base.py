@@ -25,7 +25,7 @@ from mnv2vision.tasks.objective import Objective
 from mnv2vision.tasks.options import Part, TrainingOptions
 from mnv2vision.tasks.teachers import Teacher
 from mnv2vision.training.balance import cosine_names
-from mnv2vision.training.optim import WARMUP_SHARE, build_optimizer, schedule, warmup_steps
+from mnv2vision.training.optim import WARMUP_SHARE, build_optimizer, group_rate, schedule, warmup_steps
 from mnv2vision.training.quantization import FakeQuantization
 
 log = logging.getLogger(__name__)
@@ -217,8 +217,11 @@ class Task(pl.LightningModule):
     @property
     def fixed_options(self) -> dict[str, object]:
         """The options that a resumed run cannot change, as the checkpoint's optimiser would overrule them."""
+        optimizer = dict(self.options.optimizer)
+        if not optimizer.get("layer_rates"):  # which earlier checkpoints do not name
+            optimizer.pop("layer_rates", None)
         return {
-            "optimizer": dict(self.options.optimizer),
+            "optimizer": optimizer,
             "freeze": self.options.freeze,
             "quantize": self.options.quantize,
             **({"loss.balance": self.options.balance} if len(self.heads) > 1 else {}),
@@ -341,15 +344,16 @@ class Task(pl.LightningModule):
         assert isinstance(scheduler, LambdaLR)
         epochs = scheduler.last_epoch / old["steps_per_epoch"]
         scheduler.last_epoch = round(epochs * new["steps_per_epoch"])
-        scheduler.base_lrs = [new["lr"] for _ in scheduler.base_lrs]
-        rates = [new["lr"] * factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
-        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
-            group["initial_lr"], group["lr"] = new["lr"], rate
-        scheduler._last_lr = list(rates)
+        groups = scheduler.optimizer.param_groups
+        scheduler.base_lrs = [new["lr"] * group_rate(group) for group in groups]
+        factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
+        scheduler._last_lr = [base * factor for base in scheduler.base_lrs]
+        for group, base, rate in zip(groups, scheduler.base_lrs, scheduler._last_lr, strict=True):
+            group["initial_lr"], group["lr"] = base, rate
         log.info(
             "resumed after %.4g epochs with a global batch of %d instead of %d: learning rate %.4g",
             epochs,
             new["global_batch"],
             old["global_batch"],
-            rates[0],
+            new["lr"] * factor,
         )

@@ -1,13 +1,14 @@
 """Optimisers and learning-rate schedules, including TensorFlow's RMSProp."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.optimizer import ParamsT
 
+from mnv2vision.backbones import Backbone
 from mnv2vision.errors import ConfigError
 
 
@@ -73,19 +74,24 @@ class RMSpropTF(Optimizer):
 
 
 ParameterGroup = dict[str, list[Tensor] | float]
-"""Parameters (`params`) with their `weight_decay`, as torch's optimisers take them."""
+"""Parameters (`params`) with their `weight_decay` and `LAYER_RATE`, as torch's optimisers take them."""
+LAYER_RATE = "layer_rate"
+"""Key of a group's factor of the learning rate, which the optimiser keeps and saves."""
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, decay_depthwise: bool) -> list[ParameterGroup]:
-    """Two groups of the trainable parameters: with weight decay, and without.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, decay_depthwise: bool, layer_rates: Sequence[float] | None = None
+) -> list[ParameterGroup]:
+    """Groups of the trainable parameters: with weight decay, and without; for each of the learning rates.
 
     Args:
         model: The model.
         weight_decay: For weights of convolutions and linear layers.
         decay_depthwise: Whether depthwise kernels decay as well; in TF-slim's recipes they do not.
+        layer_rates: See `layer_factors`.
     """
-    decayed: list[Tensor] = []
-    free: list[Tensor] = []
+    factors = layer_factors(model, layer_rates) if layer_rates else {}
+    found: dict[tuple[float, bool], list[Tensor]] = {}
     for module in model.modules():
         depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
         for name, parameter in module.named_parameters(recurse=False):
@@ -93,12 +99,48 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_depthwise: boo
                 continue
             # One-dimensional parameters are norms and biases.
             decays = name == "weight" and parameter.ndim > 1 and (decay_depthwise or not depthwise)
-            (decayed if decays else free).append(parameter)
-    groups: list[ParameterGroup] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
+            found.setdefault((factors.get(parameter, 1.0), not decays), []).append(parameter)
+    return [
+        {"params": found[factor, free], "weight_decay": 0.0 if free else weight_decay, LAYER_RATE: factor}
+        for factor, free in sorted(found)
     ]
-    return [group for group in groups if group["params"]]
+
+
+def layer_factors(model: nn.Module, layer_rates: Sequence[float]) -> dict[Tensor, float]:
+    """The factor of the learning rate of each trainable parameter of the backbone; all others learn at the full rate.
+
+    After distillation, PaddleClas fine-tunes the lower layers at lower rates: MobileNetV3's 15 blocks in fives at 0.25,
+    0.25, 0.5, 0.5 and 0.75 (docs/en/advanced_tutorials/distillation/distillation_en.md, section 4.1).
+
+    Args:
+        model: With a backbone.
+        layer_rates: Factors of as many groups of the backbone's layers, from the stem on, alike in size up to one.
+
+    Raises:
+        ConfigError: For more groups than layers, or where all layers are frozen.
+    """
+    backbone = next(module for module in model.modules() if isinstance(module, Backbone))
+    layers = [layer for _, layer in backbone.layers()]
+    if len(layer_rates) > len(layers):
+        raise ConfigError(
+            f"optimizer.layer_rates has {len(layer_rates)} values, but the backbone has {len(layers)} layers"
+        )
+    factors: dict[Tensor, float] = {
+        parameter: layer_rates[index * len(layer_rates) // len(layers)]
+        for index, layer in enumerate(layers)
+        for parameter in layer.parameters()
+        if parameter.requires_grad
+    }
+    if not factors:
+        raise ConfigError("optimizer.layer_rates: all layers of the backbone are frozen, so none has a rate")
+    return factors
+
+
+def group_rate(group: Mapping[str, object]) -> float:
+    """A group's factor of the learning rate; 1 for those of checkpoints from before there were any."""
+    rate = group.get(LAYER_RATE, 1.0)
+    assert isinstance(rate, float)
+    return rate
 
 
 def build_optimizer(
@@ -112,6 +154,7 @@ def build_optimizer(
     nesterov: bool,
     rms_decay: float,
     eps: float | None,
+    layer_rates: Sequence[float] | None = None,
     fused: bool = True,
 ) -> Optimizer:
     """Build the optimiser of a training run.
@@ -122,13 +165,16 @@ def build_optimizer(
         lr: Learning rate for the batch size in use.
         weight_decay: See `parameter_groups`.
         decay_depthwise: See `parameter_groups`.
-        momentum: For sgd and rmsprop_tf.
+        momentum: For sgd and rmsprop_tf; for adamw, of the mean gradient (its first beta).
         nesterov: For sgd.
         rms_decay: For rmsprop_tf, decay of the mean square.
         eps: For rmsprop_tf (None: 1.0) and adamw (None: 1e-8).
+        layer_rates: See `layer_factors`; None for one rate.
         fused: Whether sgd and adamw may update all parameters in one pass on a CPU.
     """
-    groups = parameter_groups(model, weight_decay, decay_depthwise)
+    groups = parameter_groups(model, weight_decay, decay_depthwise, layer_rates)
+    for group in groups:
+        group["lr"] = lr * group_rate(group)
     if not (lr >= 0 and weight_decay >= 0 and momentum >= 0):
         raise ConfigError(f"optimizer: lr={lr}, weight_decay={weight_decay} and momentum={momentum} must be 0 or more")
     # torch does not fuse on a CPU by default; on a GPU it chooses well.
@@ -141,7 +187,9 @@ def build_optimizer(
     if name == "rmsprop_tf":
         return RMSpropTF(groups, lr, decay=rms_decay, momentum=momentum, eps=1.0 if eps is None else eps)
     if name == "adamw":
-        return AdamW(groups, lr, eps=1e-8 if eps is None else eps, fused=fuse)
+        if momentum >= 1:
+            raise ConfigError(f"optimizer.momentum={momentum} must be below 1 for optimizer.name=adamw")
+        return AdamW(groups, lr, betas=(momentum, 0.999), eps=1e-8 if eps is None else eps, fused=fuse)
     raise ConfigError(f"optimizer.name={name!r} is unknown; valid: sgd, rmsprop_tf, adamw")
 
 

@@ -39,7 +39,7 @@ WORDS = """auto null None true false yes on '' "" cpu tpu gpu cuda bf16-true 16 
     extend_list(1) /data/x ../x . / \\ \\\\ % # $HOME"""
 PRINTABLE = string.printable[:-5] + "äß→"
 OPTIONS = ("profiler", "val_check_interval", "overfit_batches", "fast_dev_run", "max_time", "min_epochs", "callbacks")
-NAMES = ("train", "train", "train", "train", "eval", "predict", "convert", "benchmark", "reproduce")
+NAMES = ("train", "train", "train", "train", "eval", "predict", "convert", "average", "benchmark", "reproduce")
 
 
 def leaves(config: Any, prefix: str = "") -> list[str]:

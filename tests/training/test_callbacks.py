@@ -12,7 +12,6 @@ from torch import nn
 
 from mnv2vision.training import callbacks
 from mnv2vision.training.callbacks import (
-    AtomicCheckpointIO,
     Averaging,
     History,
     PlainProgress,
@@ -20,8 +19,8 @@ from mnv2vision.training.callbacks import (
     StopAtStep,
     StopEarly,
     Throughput,
-    checkpoint_callbacks,
 )
+from mnv2vision.training.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
 
 
 def fake_trainer(**values: Any) -> Any:
@@ -144,8 +143,8 @@ def test_checkpoints_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_states_of_the_checkpoints_are_apart(tmp_path: Path) -> None:
-    keys = [callback.state_key for callback in checkpoint_callbacks(tmp_path, "top1", 10)]
-    assert len(set(keys)) == 3
+    keys = [callback.state_key for callback in checkpoint_callbacks(tmp_path, "top1", 10, 3)]
+    assert len(set(keys)) == 4
 
 
 # ---- averages ----

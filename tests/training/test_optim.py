@@ -243,3 +243,82 @@ def test_degenerate_lengths() -> None:
         assert 0 < schedule(name=name, total_steps=5, steps_per_epoch=5, warmup_epochs=3)(0) < 1
     with pytest.raises(ConfigError, match=r"schedule\.name='step' is unknown; valid: constant, exponential"):
         schedule(name="step", total_steps=1, steps_per_epoch=1)
+
+
+# ---- rates by layer ----
+
+
+def test_rates_of_groups_of_layers() -> None:
+    """MobileNetV2 has a stem, 17 blocks and a last convolution: 19 layers, in threes of 7, 6 and 6."""
+    with torch.device("meta"):
+        model = mv.create_model("classification")
+    wanted = {"stem": 0.1} | {
+        f"block{number}": 0.1 if number < 6 else 0.3 if number < 12 else 1.0 for number in range(17)
+    }
+    wanted |= {"last": 1.0}
+    optimizer = build_optimizer(model, **(OPTIONS | {"layer_rates": [0.1, 0.3, 1.0], "lr": 0.2}))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    plain = build_optimizer(model, **OPTIONS)
+    plain_decays = {id(p): group["weight_decay"] for group in plain.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        room, layer, *_ = name.split(".")
+        factor = wanted[layer] if room == "backbone" else 1.0
+        assert rates[id(parameter)] == pytest.approx(0.2 * factor), name
+    assert decays == plain_decays
+    assert len(optimizer.param_groups) == 6
+    assert [group["lr"] for group in plain.param_groups] == [0.1, 0.1]  # without rates, what there was before
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop_tf", "adamw"])
+def test_a_rate_is_the_rate_of_an_optimiser_of_its_own(name: str) -> None:
+    """Each group moves as if it were optimised alone at its rate, with the schedule that all share."""
+    torch.manual_seed(0)
+    model: Any = mv.create_model("classification", width=0.35, num_classes=2, image_size=32)
+    gradients = {key: torch.randn_like(parameter) for key, parameter in model.named_parameters()}
+    start = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    factor = schedule(name="cosine", total_steps=5, steps_per_epoch=5)
+
+    def run(rates: list[float] | None, lr: float) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                parameter.copy_(start[key])
+        optimizer = build_optimizer(model, **(OPTIONS | {"name": name, "layer_rates": rates, "lr": lr}))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        for _ in range(4):
+            for key, parameter in model.named_parameters():
+                parameter.grad = gradients[key].clone()
+            optimizer.step()
+            scheduler.step()
+        return {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+
+    by_layer, low, full = run([0.25, 1.0], 0.1), run(None, 0.025), run(None, 0.1)
+    for key, parameter in by_layer.items():
+        lower = key.startswith("backbone.") and (key.split(".")[1] in {"stem", *(f"block{n}" for n in range(9))})
+        torch.testing.assert_close(parameter, (low if lower else full)[key], rtol=1e-6, atol=1e-7)
+        assert not torch.equal(low[key], full[key])
+
+
+def test_frozen_layers_have_no_rate() -> None:
+    model: Any = mv.create_model("classification", width=0.35, num_classes=2)
+    model.backbone.freeze(3)  # the stem and the first three blocks
+    groups = parameter_groups(model, 1e-4, False, [0.1, 0.5])
+    grouped = {id(parameter): group["layer_rate"] for group in groups for parameter in group["params"]}  # type: ignore[union-attr]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert grouped.keys() == {id(parameter) for parameter in trained.values()}
+    # The groups are of all layers, frozen or not: the tenth of 19 still ends the first half.
+    assert grouped[id(trained["backbone.block8.project.conv.weight"])] == 0.1
+    assert grouped[id(trained["backbone.block9.project.conv.weight"])] == 0.5
+    model.backbone.freeze(99)
+    with pytest.raises(ConfigError, match=r"optimizer\.layer_rates: all layers of the backbone are frozen"):
+        parameter_groups(model, 1e-4, False, [0.1])
+    model.backbone.freeze(0)
+    with pytest.raises(ConfigError, match=r"optimizer\.layer_rates has 20 values, but the backbone has 19 layers"):
+        parameter_groups(model, 1e-4, False, [0.1] * 20)
+
+
+def test_momentum_is_adamws_first_beta() -> None:
+    adamw = build_optimizer(nn.Linear(2, 2), **(OPTIONS | {"name": "adamw", "momentum": 0.6}))
+    assert adamw.defaults["betas"] == (0.6, 0.999)
+    with pytest.raises(ConfigError, match=r"optimizer\.momentum=1\.0 must be below 1 for optimizer\.name=adamw"):
+        build_optimizer(nn.Linear(2, 2), **(OPTIONS | {"name": "adamw", "momentum": 1.0}))
