@@ -115,6 +115,25 @@ class Backbone(nn.Module):
             raise
         self.set_output_stride(self.output_stride)
 
+    def also_give(self, taps: Sequence[str]) -> dict[str, FeatureSpec]:
+        """Give further features, in place; no layer is dropped.
+
+        Args:
+            taps: Of existing layers.
+
+        Returns:
+            What these features are.
+
+        Raises:
+            ConfigError: For an unknown tap, listing the valid ones.
+        """
+        names = [tap for name, layer in self.layers() for tap in _taps_of(name, layer)]
+        if unknown := sorted(set(taps) - set(names)):
+            raise ConfigError(f"unknown taps {unknown}; valid: {', '.join(names)}")
+        self.taps = tuple(dict.fromkeys((*self.taps, *taps)))
+        self.set_output_stride(self.output_stride)
+        return {tap: self.feature_specs[tap] for tap in taps}
+
     def set_output_stride(self, output_stride: int) -> None:
         """Trade stride for dilation in place; the weights stay.
 
@@ -202,3 +221,13 @@ class Backbone(nn.Module):
             if index < self._frozen:
                 layer.eval()
         return self
+
+
+def _taps_of(name: str, layer: Layer) -> Iterator[str]:
+    """What can be taken of a layer."""
+    if isinstance(layer, InvertedResidual):
+        if layer.expand is not None:
+            yield f"{name}.expand"
+        if layer.expansion_only:
+            return
+    yield name

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from mnv2vision.classification.evaluator import ClassificationEvaluator
@@ -18,6 +18,7 @@ from mnv2vision.contracts import (
     HeadInUse,
     HeadSettings,
     HeadTraining,
+    Lesson,
     Network,
     Options,
     Raw,
@@ -86,10 +87,11 @@ class ClassificationTraining(HeadTraining):
         return source if labels is None else Relabelled(source, Labels(label=labels), config.names)
 
     def mix(self, images: Tensor, batch: Batch) -> Tensor:
-        """See `HeadTraining.mix`; batches with images whose class is not known are not mixed."""
+        """See `HeadTraining.mix`; batches are not mixed where the class of some images alone is known."""
         self._mixed = None
-        if self._mix is not None and batch.labels is not None and "label" not in batch.lacking:
-            images, self._mixed = self._mix(images, batch.labels)
+        if self._mix is not None and (batch.labels is None or "label" not in batch.lacking):
+            labels = batch.labels if batch.labels is not None else torch.zeros(len(images), dtype=torch.long)
+            images, self._mixed = self._mix(images.float(), labels.to(images.device))
         return images
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
@@ -106,13 +108,11 @@ class ClassificationTraining(HeadTraining):
             images = v2.functional.resize(images, list(preprocessing.image_size), antialias=True)
         return network(preprocessing.normalize(images))
 
-    def imitate(self, raw: Raw, teacher: Raw, wanted: Tensor, classes: Tensor | None) -> Tensor:
-        """See `HeadTraining.imitate`: the divergence of the classes' probabilities."""
+    def imitate(self, raw: Raw, teacher: Raw, lesson: Lesson) -> Tensor:
+        """See `HeadTraining.imitate`: of the classes' probabilities."""
         assert isinstance(raw, Tensor)
         assert isinstance(teacher, Tensor)
-        teacher = teacher if classes is None else teacher[:, classes]
-        divergence = F.kl_div(raw.float().log_softmax(1), teacher.float().softmax(1), reduction="none").sum(1)
-        return divergence.where(wanted, 0).sum() / wanted.sum().clamp(min=1)
+        return lesson.distance.mean(*lesson.common(raw, teacher, 1), lesson.wanted.float())
 
     def start(self) -> None:
         """Start counting, and collecting examples."""

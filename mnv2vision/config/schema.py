@@ -27,6 +27,7 @@ from mnv2vision.config.options import Option, option, options, passed_on, sectio
 from mnv2vision.config.sections import (
     Checkpoint,
     Data,
+    Distill,
     EarlyStopping,
     Ema,
     EvalTrainer,
@@ -71,6 +72,11 @@ class Train:
     optimizer: Optimizer = section(Optimizer)
     schedule: Schedule = section(Schedule)
     ema: Ema = section(Ema)
+    teacher: UserText | None = option(
+        None,
+        "a model to learn from: a file, a published name, timm/<name>, torchvision/<name>, an exported folder",
+    )
+    distill: Distill = section(Distill)
     freeze: NotNegative = option(0, "how many blocks of the backbone stay as they are")
     channels_last: bool = option(True, "memory format, the faster one")
     compile: bool = option(False, "torch.compile the training step")

@@ -111,6 +111,25 @@ class Ema:
 
 
 @dataclass(frozen=True)
+class Distill:
+    """How heads learn from teachers (docs/distillation.md)."""
+
+    loss: Annotated[Literal["kl", "js", "dist"], Word(("kl", "js", "dist"))] = option(
+        "kl", "kl: Kullback-Leibler | js: Jensen-Shannon, as in SSLD | dist: correlations; detection: kl, js"
+    )
+    temperature: AboveZero = option(1.0, "of both sides' logits")
+    weight: Rate = option(1.0, "of what the teacher says, beside the loss of the labels")
+    labels: bool = option(True, "false: learn from the teacher alone; annotations are for evaluation")
+    images: Annotated[Literal["all", "unlabelled"], Word(("all", "unlabelled"))] = option(
+        "all", "all, or unlabelled: those without labels of the head"
+    )
+    batch_statistics: bool = option(False, "true: teachers normalise by each batch's statistics, as in SSLD")
+    features: Annotated[tuple[str, ...], Many(Word())] = option(
+        (), "taps that are to be like the teacher's, such as [block13.expand,last]"
+    )
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Checkpoints."""
 

@@ -1,7 +1,7 @@
 """What `task=` chooses from: options of the model, the loss, the augmentation."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from mnv2vision.config.annotations import (
     AboveZero,
@@ -16,7 +16,7 @@ from mnv2vision.config.annotations import (
     Step,
     Strength,
 )
-from mnv2vision.config.kinds import Many, Number, whole
+from mnv2vision.config.kinds import Many, Number, Word, whole
 from mnv2vision.config.options import option, section
 from mnv2vision.config.sections import Inference
 
@@ -153,12 +153,20 @@ class _JointLoss:
 
 
 @dataclass(frozen=True)
+class _JointDistill:
+    images: Annotated[Literal["all", "unlabelled"], Word(("all", "unlabelled"))] = option(
+        "unlabelled", "all, or unlabelled: those without labels of the head"
+    )
+
+
+@dataclass(frozen=True)
 class Joint:
     """Several heads on one backbone: each with its own loss and metrics, on one data set or one each."""
 
     task: Name = option("joint", "classification | detection | segmentation | joint")
     loader: _JointLoader = section(_JointLoader)
     loss: _JointLoss = section(_JointLoss)
+    distill: _JointDistill = section(_JointDistill)
     augmentation: _DetectionAugmentation = section(_DetectionAugmentation)
     inference: Inference = section(Inference)
 

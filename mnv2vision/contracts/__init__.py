@@ -5,10 +5,12 @@ from mnv2vision.contracts.model import Features, Head, HeadConfig, HeadKind, Mod
 from mnv2vision.contracts.raw import Raw, RawDetections
 from mnv2vision.contracts.task import (
     Decoder,
+    Distance,
     Evaluator,
     HeadInUse,
     HeadSettings,
     HeadTraining,
+    Lesson,
     Network,
     Target,
     TaskKind,
@@ -20,6 +22,7 @@ from mnv2vision.contracts.task import (
 
 __all__ = [
     "Decoder",
+    "Distance",
     "Evaluator",
     "Features",
     "Head",
@@ -29,6 +32,7 @@ __all__ = [
     "HeadKind",
     "HeadSettings",
     "HeadTraining",
+    "Lesson",
     "ModelConfig",
     "Network",
     "Options",

@@ -97,6 +97,47 @@ class Evaluator(Protocol):
         ...
 
 
+class Distance(Protocol):
+    """How far a student's class probabilities are from a teacher's; logits have the classes last."""
+
+    def by_row(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """(..., C) logits to (...) distances."""
+        ...
+
+    def mean(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """The weighted mean distance, a scalar.
+
+        Args:
+            student: (M, C) logits.
+            teacher: (M, C) logits.
+            weights: (M,) of the rows, 0 for those that do not count.
+        """
+        ...
+
+
+class Lesson(NamedTuple):
+    """What a head is to learn from a teacher's raw output.
+
+    Attributes:
+        distance: Of class probabilities.
+        wanted: (N,) bool, which images count.
+        batch: The images, with the targets that they have for the head.
+        classes: The common classes: (K,) the head's labels, and (K,) the teacher's; None if both have the same.
+    """
+
+    distance: Distance
+    wanted: Tensor
+    batch: Batch
+    classes: tuple[Tensor, Tensor] | None = None
+
+    def common(self, raw: Tensor, teacher: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        """The logits of the common classes, in float32."""
+        if self.classes is None:
+            return raw.float(), teacher.float()
+        mine, theirs = self.classes
+        return raw.float().index_select(dim, mine), teacher.float().index_select(dim, theirs)
+
+
 class HeadTraining(ABC):
     """A head in training and evaluation: its objective, evaluator, reports and pictures.
 
@@ -143,19 +184,18 @@ class HeadTraining(ABC):
         Args:
             network: The teacher.
             preprocessing: How it wants its images.
-            images: (N, 3, H, W) uint8, as the student sees them.
+            images: (N, 3, H, W) pixel values, as the student sees them.
         """
         return network(preprocessing.normalize(images))
 
     @abstractmethod
-    def imitate(self, raw: Raw, teacher: Raw, wanted: Tensor, classes: Tensor | None) -> Tensor:
+    def imitate(self, raw: Raw, teacher: Raw, lesson: "Lesson") -> Tensor:
         """The mean loss of images whose targets are a teacher's answers.
 
         Args:
             raw: What the head gave.
             teacher: What the teacher gave, of the same images.
-            wanted: (N,) bool, which of them count.
-            classes: (C,) the teacher's labels of the head's classes; None if they are the same.
+            lesson: How it learns from them.
         """
 
     def start(self) -> None:

@@ -16,6 +16,7 @@ from mnv2vision.contracts import (
     HeadInUse,
     HeadSettings,
     HeadTraining,
+    Lesson,
     Network,
     Options,
     Raw,
@@ -94,11 +95,11 @@ class DetectionTraining(HeadTraining):
         parts = detection_loss(raw, batch.boxes, self.head.scores, batch.unknown)
         return {"class_loss": parts.classes, "box_loss": parts.boxes}
 
-    def imitate(self, raw: Raw, teacher: Raw, wanted: Tensor, classes: Tensor | None) -> Tensor:
+    def imitate(self, raw: Raw, teacher: Raw, lesson: Lesson) -> Tensor:
         """See `HeadTraining.imitate`, and `imitation_loss`."""
         assert isinstance(raw, RawDetections)
         assert isinstance(teacher, RawDetections)
-        return imitation_loss(raw, teacher, wanted, scores=self.head.scores, classes=classes)
+        return imitation_loss(raw, teacher, lesson, self.head.scores)
 
     def start(self) -> None:
         """Start collecting detections and examples."""

@@ -20,6 +20,7 @@ from mnv2vision.errors import ConfigError, DataError, WeightsError
 from mnv2vision.models.create import configure
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
+from mnv2vision.tasks.teachers import TeacherModel
 from mnv2vision.weights import file, registry
 from mnv2vision.weights.entries import list_weights
 
@@ -66,7 +67,7 @@ def new_model(
     tasks: Mapping[str, str],
     names: Mapping[str, tuple[str, ...]],
     resumed: RunCheckpoint | None = None,
-    teachers: Mapping[str, VisionModel] | None = None,
+    teachers: Mapping[str, TeacherModel] | None = None,
 ) -> VisionModel:
     """A model for the data sets' classes; what is left open comes from `init_from` or the checkpoint.
 
@@ -87,7 +88,7 @@ def _joint_model(
     tasks: Mapping[str, str],
     names: Mapping[str, tuple[str, ...]],
     resumed: RunCheckpoint | None,
-    teachers: Mapping[str, VisionModel],
+    teachers: Mapping[str, TeacherModel],
 ) -> VisionModel:
     options = {key: value for key, value in config.backbone.items() if value is not None}
     backbone = str(options.pop("name"))
@@ -118,8 +119,9 @@ def _joint_model(
         log.info("recipe %s: %s", config.recipe or "none", file.initialize_from(model, weights, str(config.init_from)))
     new = [name for name, task in tasks.items() if held is None or held.head_like(name, task) is None]
     for name in new if resumed is None else ():
-        if name in teachers and file.initialize_head(model, name, teachers[name]):
-            log.info("the head %s starts with the weights of its teacher, %s", name, config.teachers[name])
+        teacher = teachers.get(name)
+        if teacher and type(teacher.network) is VisionModel and file.initialize_head(model, name, teacher.network):
+            log.info("the head %s starts with the weights of its teacher, %s", name, teacher.source)
     return model
 
 

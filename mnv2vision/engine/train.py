@@ -16,7 +16,7 @@ from mnv2vision.config.compose import OWN
 from mnv2vision.config.named import JOINT, head_tasks
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
-from mnv2vision.contracts import HeadConfig, HeadSettings
+from mnv2vision.contracts import HeadSettings
 from mnv2vision.data.augment.classification import EvaluationTransform
 from mnv2vision.data.augment.detection import DetectionAugmentation
 from mnv2vision.data.batch import Transform
@@ -35,6 +35,7 @@ from mnv2vision.engine.parts import (
 )
 from mnv2vision.engine.resume import check_resume, identify, is_of_run, load_best, read_checkpoint
 from mnv2vision.engine.run_folder import check_unused, choose_folder, claimed, telling_how_to_go_on
+from mnv2vision.engine.teachers import load_teachers
 from mnv2vision.engine.trainer import (
     check_limits,
     check_loggers,
@@ -50,11 +51,11 @@ from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.preprocessing import Preprocessing
 from mnv2vision.tasks.base import Task
-from mnv2vision.tasks.options import TrainingOptions
+from mnv2vision.tasks.options import Distillation, TrainingOptions
 from mnv2vision.tasks.teachers import Teacher
 from mnv2vision.training.callbacks import History
 from mnv2vision.training.quantization import round_weights
-from mnv2vision.weights import file, registry
+from mnv2vision.weights import file
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +95,11 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
         check_unused(run_dir)
     pl.seed_everything(config.seed, verbose=False)
     data_parts = create_parts(config, tasks, parts)
-    teachers = {name: registry.load(str(source)) for name, source in config.teachers.items() if source is not None}
+    teachers = load_teachers(config, tasks)
+    if not config.distill.labels:
+        data_parts = [replace(part, learned=False) for part in data_parts]
     check_learned(data_parts, teachers)
-    names = {name: classes(data_parts, name, _teaching(name, task, teachers)) for name, task in tasks.items()}
+    names = {name: classes(data_parts, name, teachers[name].head if name in teachers else None) for name in tasks}
     check_num_classes(config, names)
     if config.quantize and not config.init_from:
         raise ConfigError("quantize=true goes on with a trained model: give init_from=<its model.safetensors>")
@@ -125,7 +128,10 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
         model,
         task_parts(data_parts, model, head_settings(config, tasks), training=True),
         replace(options, freeze=addition.frozen) if addition else options,
-        {name: Teacher(teacher, name, in_use[name], str(config.teachers[name])) for name, teacher in teachers.items()},
+        {
+            name: Teacher(teacher, in_use[name], options.distillation, config.compile)
+            for name, teacher in teachers.items()
+        },
     )
     task.check_options()
     if config.debug == "batch":
@@ -153,14 +159,6 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
     return finish(trainer, task, data, run_dir)
 
 
-def _teaching(name: str, task: str, teachers: Mapping[str, VisionModel]) -> HeadConfig | None:
-    """The head that teaches a head; which it cannot be, `Teacher` says."""
-    if name not in teachers:
-        return None
-    config = teachers[name].config
-    return config.heads[config.head_like(name, task) or next(iter(config.heads))]
-
-
 def _draw_batch(task: Task, data: DataModule, run_dir: Path) -> dict[str, float]:
     pictures: list[NDArray[np.uint8]] = []
     for batch in data.train_dataloader():
@@ -179,6 +177,8 @@ def training_options(config: Train) -> TrainingOptions:
     """What a configuration says of the steps."""
     loss: Any = config.loss
     monitor: Any = config.monitor
+    distill: dict[str, Any] = values(config.distill)
+    del distill["labels"]
     joint = config.task == JOINT
     for key, weights in (("loss.weights", loss["weights"]), ("monitor", monitor)) if joint else ():
         if not any(weights.values()):
@@ -195,6 +195,7 @@ def training_options(config: Train) -> TrainingOptions:
         quantize=config.quantize,
         weights=loss["weights"] if joint else {},
         balance=loss["balance"] if joint else "fixed",
+        distillation=Distillation(**distill),
         monitor=monitor,
     )
 

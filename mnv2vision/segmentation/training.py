@@ -12,7 +12,17 @@ from torch.nn import functional as F
 
 from mnv2vision.common import draw
 from mnv2vision.common.tables import write_rows
-from mnv2vision.contracts import HeadInUse, HeadSettings, HeadTraining, Network, Options, Raw, find_classes, no_loss
+from mnv2vision.contracts import (
+    HeadInUse,
+    HeadSettings,
+    HeadTraining,
+    Lesson,
+    Network,
+    Options,
+    Raw,
+    find_classes,
+    no_loss,
+)
 from mnv2vision.data.augment.segmentation import SegmentationAugmentation
 from mnv2vision.data.batch import Batch, Transform
 from mnv2vision.data.sample import IGNORE_INDEX, SampleSource, names_of
@@ -91,15 +101,19 @@ class SegmentationTraining(HeadTraining):
         )
         return {"loss": loss}
 
-    def imitate(self, raw: Raw, teacher: Raw, wanted: Tensor, classes: Tensor | None) -> Tensor:
-        """See `HeadTraining.imitate`: the divergence of the classes' probabilities, by cell."""
+    def imitate(self, raw: Raw, teacher: Raw, lesson: Lesson) -> Tensor:
+        """See `HeadTraining.imitate`: of the classes' probabilities, by cell; where a mask says void, none."""
         assert isinstance(raw, Tensor)
         assert isinstance(teacher, Tensor)
-        teacher = (teacher if classes is None else teacher[:, classes]).float()
-        if teacher.shape[-2:] != raw.shape[-2:]:  # of another output stride
-            teacher = F.interpolate(teacher, raw.shape[-2:], mode="bilinear", align_corners=False)
-        by_cell = F.kl_div(raw.float().log_softmax(1), teacher.softmax(1), reduction="none").sum(1)
-        return by_cell.mean((1, 2)).where(wanted, 0).sum() / wanted.sum().clamp(min=1)
+        size, batch = raw.shape[-2:], lesson.batch
+        if teacher.shape[-2:] != size:  # of another output stride
+            teacher = F.interpolate(teacher.float(), size, mode="bilinear", align_corners=False)
+        counted = lesson.wanted[:, None, None].expand(-1, *size)
+        if batch.masks is not None:
+            void = F.interpolate(batch.masks[:, None], size, mode="nearest")[:, 0] == IGNORE_INDEX
+            counted = counted & ~(void & batch.has("mask")[:, None, None])
+        student, teacher = (logits.movedim(1, -1).flatten(0, 2) for logits in lesson.common(raw, teacher, 1))
+        return lesson.distance.mean(student, teacher, counted.flatten().float())
 
     def start(self) -> None:
         """Start counting, and collecting examples."""

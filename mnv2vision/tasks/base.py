@@ -53,14 +53,18 @@ class Task(pl.LightningModule):
             heads: Objective, evaluator and reports of each of its heads; or the data sets of a mixture, each with
                 those of the heads that it serves.
             options: See `TrainingOptions`; only evaluation is possible without.
-            teachers: Of heads, for training images without labels of theirs.
+            teachers: Of heads.
         """
         super().__init__()
         self.options = options or TrainingOptions()
         self.model = model
         self.parts = [Part("", heads)] if isinstance(heads, Mapping) else list(heads)
         self.objective = Objective(model, self.parts, self.options, teachers)
-        self.heads, self.balance = self.objective.heads, self.objective.balance
+        self.heads, self.balance, self.adapters = (
+            self.objective.heads,
+            self.objective.balance,
+            self.objective.adapters,
+        )
         self._optimizer: dict[str, Any] = dict(self.options.optimizer)
         self._reference: int | None = self._optimizer.pop("reference_batch", None)
         self._schedule: dict[str, Any] = dict(self.options.schedule)
@@ -133,7 +137,7 @@ class Task(pl.LightningModule):
         """The loss; what is drawn in a step depends on the seed, the epoch, the batch and the process alone."""
         torch.manual_seed(sample_seed(self.options.seed, self.current_epoch, batch_idx, self.global_rank))
         compare = batch_idx % COSINES_EVERY == 0
-        found = self.objective(self, self.model.preprocessing.normalize(batch.images), batch, compare)
+        found = self.objective(self, batch, compare)
         loss: Tensor = found.total
         self._losses.append((loss.detach(), batch.image_ids))
         if self.device.type == "cpu" or len(self._losses) >= LOSSES_AT_ONCE:
@@ -225,6 +229,7 @@ class Task(pl.LightningModule):
             "freeze": self.options.freeze,
             "quantize": self.options.quantize,
             **({"loss.balance": self.options.balance} if len(self.heads) > 1 else {}),
+            **({"distill.features": list(self.options.distillation.features)} if len(self.adapters) else {}),
         }
 
     def on_validation_epoch_start(self) -> None:
@@ -276,6 +281,8 @@ class Task(pl.LightningModule):
             raise ConfigError("quantize=true: cannot be compiled; give compile=false")
         if self.options.balance == "gradient" and self.options.compile:
             raise ConfigError("loss.balance=gradient: looks at features, which compile=true hides; give compile=false")
+        if self.options.distillation.features and self.options.compile:
+            raise ConfigError("distill.features: looks at features, which compile=true hides; give compile=false")
         build_optimizer(self.model, **self._optimizer)
         schedule(total_steps=1, steps_per_epoch=1, **self._schedule)
 
@@ -295,6 +302,8 @@ class Task(pl.LightningModule):
         optimizer = build_optimizer(self.model, **options, fused=not trainer.gradient_clip_val)
         if (learned := self.balance.log_variances) is not None:
             optimizer.add_param_group({"params": [learned], "weight_decay": 0.0})
+        if len(self.adapters):
+            optimizer.add_param_group({"params": list(self.adapters.parameters()), "weight_decay": 0.0})
         trainer.fit_loop.setup_data()  # the number of batches is not known before
         total = trainer.estimated_stepping_batches
         if self.options.max_steps >= 0:

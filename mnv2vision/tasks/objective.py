@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from mnv2vision.contracts import HeadTraining, Raw
+from mnv2vision.contracts import HeadTraining, Lesson, Raw
 from mnv2vision.data.batch import Batch
 from mnv2vision.models.shared_pass import Run
 from mnv2vision.models.tasks import TASKS
@@ -15,6 +15,7 @@ from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.tasks.options import Part, TrainingOptions
 from mnv2vision.tasks.teachers import Teacher
 from mnv2vision.training.balance import Balance, cosines
+from mnv2vision.training.distillation import Divergence
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Objective:
     Attributes:
         heads: Objectives by head.
         balance: Weighs them.
+        adapters: What compares features with teachers'; they learn, too.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Objective:
             model: With the heads.
             parts: The data sets.
             options: Weights, and how to balance.
-            teachers: Of heads, for images without labels of theirs.
+            teachers: Of heads.
         """
         found = {name: head for part in reversed(parts) for name, head in part.heads.items()}
         self.heads: dict[str, HeadTraining] = {name: found[name] for name in model.heads if name in found}
@@ -68,7 +70,13 @@ class Objective:
         several = len(parts) > 1 or not all(part.learned for part in parts)
         self._views = {name: _view(model, parts, name) for name in self.heads} if several else {}
         self._lacking = {name for name, (serving, _) in self._views.items() if not bool(serving.all())}
-        self._backbone, self._teachers = model.backbone, dict(teachers or {})
+        self._model, self._teachers = model, dict(teachers or {})
+        self._distillation = options.distillation
+        self._distance = Divergence(options.distillation.loss, options.distillation.temperature)
+        taps = options.distillation.features
+        self.adapters = nn.ModuleDict(
+            {name: teacher.compare_features(model.backbone, taps) for name, teacher in self._teachers.items() if taps}
+        )
         self._compared = len(self.heads) > 1 and not options.compile
 
     def seen(self, name: str, batch: Batch) -> Batch:
@@ -81,18 +89,20 @@ class Objective:
             self._views[name] = serving, unknown
         return batch.of_head(serving, unknown)
 
-    def __call__(self, run: Run, images: Tensor, batch: Batch, compare: bool = False) -> StepLoss:
+    def __call__(self, run: Run, batch: Batch, compare: bool = False) -> StepLoss:
         """The loss of a batch.
 
         Args:
             run: The model.
-            images: (N, 3, H, W), normalised.
-            batch: With the targets.
+            batch: Images and targets.
             compare: Whether to compare the heads' gradients.
         """
+        images = batch.images
         for head in self.heads.values():
             images = head.mix(images, batch)
-        raw, features = self._run(run, images, watched=self._compared and (compare or self.balance.mode == "gradient"))
+        weighed = self._compared and (compare or self.balance.mode == "gradient")
+        raw, seen = self._run(run, self._model.preprocessing.normalize(images), weighed or len(self.adapters) > 0)
+        features = seen[self._model.backbone.shallowest_tap] if weighed else None
         losses: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
         labelled: dict[str, Tensor] = {}
@@ -104,13 +114,11 @@ class Objective:
             has_labels = view.has(self._targets[name])
             labelled[name] = has_labels.sum().float()
             if name in self._teachers:
-                teacher = self._teachers[name]
-                taught[name] = name in self._lacking or self._targets[name] in batch.lacking
-                found["taught"] = (
-                    head.imitate(own, teacher(head, batch.images), ~has_labels, teacher.classes)
-                    if taught[name]
-                    else torch.zeros_like(labelled[name])  # and no forward pass of the teacher's for it
-                )
+                taught[name] = self._is_taught(name, batch)
+                if taught[name]:
+                    found["taught"] = self._imitation(name, own, images, view, ~has_labels, seen)
+                else:  # and no forward pass of the teacher's for it
+                    found["taught"] = torch.zeros_like(labelled[name])
                 labelled[name] = torch.full_like(labelled[name], len(has_labels))  # it learns from all
             losses[name] = torch.stack(list(found.values())).sum()
             if len(found) > 1:
@@ -124,15 +132,30 @@ class Objective:
         compared = cosines(losses, features) if compare and features is not None else {}
         return StepLoss(total, losses, parts, compared, labelled, taught)
 
-    def _run(self, run: Run, images: Tensor, watched: bool) -> tuple[Raw | dict[str, Raw], Tensor | None]:
-        """The raw output, and the features that all heads stand on, where they are watched."""
+    def _is_taught(self, name: str, batch: Batch) -> bool:
+        """Whether a head's teacher has something to say of a batch."""
+        return self._distillation.images == "all" or name in self._lacking or self._targets[name] in batch.lacking
+
+    def _imitation(
+        self, name: str, raw: Raw, images: Tensor, view: Batch, unlabelled: Tensor, seen: Mapping[str, Tensor]
+    ) -> Tensor:
+        """What a head learns from its teacher."""
+        teacher, head = self._teachers[name], self.heads[name]
+        answer, features = teacher(head, images)
+        wanted = torch.ones_like(unlabelled) if self._distillation.images == "all" else unlabelled
+        loss = head.imitate(raw, answer, Lesson(self._distance, wanted, view, teacher.classes))
+        if teacher.features is not None:
+            loss = loss + teacher.features(seen, features, wanted)
+        return self._distillation.weight * loss
+
+    def _run(self, run: Run, images: Tensor, watched: bool) -> tuple[Raw | dict[str, Raw], dict[str, Tensor]]:
+        """The raw output, and the backbone's features where they are watched."""
         if not watched:
-            return run(images), None
-        shared: list[Tensor] = []
-        tap = self._backbone.shallowest_tap
-        hook = self._backbone.register_forward_hook(lambda _, __, features: shared.append(features[tap]))
+            return run(images), {}
+        seen: dict[str, Tensor] = {}
+        hook = self._model.backbone.register_forward_hook(lambda _, __, features: seen.update(features))
         try:
-            return run(images), shared[0]
+            return run(images), seen
         finally:
             hook.remove()
 

@@ -2,9 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mnv2vision.contracts import HeadTraining, Options
+from mnv2vision.training.distillation import Kind
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How heads learn from teachers.
+
+    Attributes:
+        loss: See `training.distillation.Divergence`.
+        temperature: Likewise.
+        weight: Of what is learned from a teacher, beside the labels' loss.
+        images: "all", or "unlabelled": those without labels of the head.
+        batch_statistics: Whether teachers normalise by each batch's own statistics.
+        features: Names of taps that are to be like the teacher's.
+    """
+
+    loss: Kind = "kl"
+    temperature: float = 1.0
+    weight: float = 1.0
+    images: Literal["all", "unlabelled"] = "all"
+    batch_statistics: bool = False
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -24,6 +46,7 @@ class TrainingOptions:
         quantize: Whether to train and evaluate with the rounding of an int8 export.
         weights: Of the heads' losses; 1 where none is given.
         balance: See `training.balance.Balance`.
+        distillation: How heads learn from teachers.
         monitor: Weights of the heads' main metrics in the one that decides which epoch is best; 1 likewise.
     """
 
@@ -38,6 +61,7 @@ class TrainingOptions:
     quantize: bool = False
     weights: Mapping[str, float] = field(default_factory=dict)
     balance: str = "fixed"
+    distillation: Distillation = field(default_factory=Distillation)
     monitor: Mapping[str, float] = field(default_factory=dict)
 
 
