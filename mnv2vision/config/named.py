@@ -91,7 +91,7 @@ def add_named(base: DictConfig, given: Sequence[Given]) -> dict[str, Kind]:
         ConfigError: For an unknown data set, or one that is not told.
     """
     kinds: dict[str, Kind] = {}
-    if isinstance(base.get("data"), DictConfig) and _CHOICE in base:
+    if isinstance(base.get("data"), DictConfig):
         names = _names_of_parts(base, given)
         for item in given if names else ():
             if item.key.partition(".")[0] == _CHOICE:
