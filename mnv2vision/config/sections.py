@@ -117,7 +117,7 @@ class Distill:
     loss: Annotated[Literal["kl", "js", "dist"], Word(("kl", "js", "dist"))] = option(
         "kl", "kl: Kullback-Leibler | js: Jensen-Shannon, as in SSLD | dist: correlations; detection: kl, js"
     )
-    temperature: AboveZero = option(1.0, "of both sides' logits")
+    temperature: Annotated[float, Number(most=1000, above=0)] = option(1.0, "of both sides' logits")
     weight: Rate = option(1.0, "of what the teacher says, beside the loss of the labels")
     labels: bool = option(True, "false: learn from the teacher alone; annotations are for evaluation")
     images: Annotated[Literal["all", "unlabelled"], Word(("all", "unlabelled"))] = option(

@@ -9,7 +9,9 @@ import torchvision
 from torch import nn
 
 from mnv2vision.config.named import JOINT
+from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
+from mnv2vision.config.sections import Distill
 from mnv2vision.contracts import HeadConfig
 from mnv2vision.data.formats.imagenet import imagenet_names
 from mnv2vision.errors import ConfigError, WeightsError
@@ -39,9 +41,21 @@ def load_teachers(config: Train, tasks: Mapping[str, str]) -> dict[str, TeacherM
     sources = {name: str(source) for name, source in config.teachers.items() if source is not None}
     if config.teacher:
         sources = dict.fromkeys(tasks, config.teacher)
-    if not sources and not config.distill.labels:
-        raise ConfigError("distill.labels=false: nothing is left to learn from: give teacher=")
+    if not sources:
+        _refuse_options(config)
+    if config.distill.loss == "dist" and "detection" in {tasks[name] for name in sources}:
+        raise ConfigError("distill.loss=dist: is for classification and segmentation; detection learns by kl or js")
     return {name: _load(source, name, tasks[name]) for name, source in sources.items()}
+
+
+def _refuse_options(config: Train) -> None:
+    """Raise ConfigError for options of teaching."""
+    if not config.distill.labels:
+        raise ConfigError("distill.labels=false: nothing is left to learn from: give teacher=")
+    usual = values(Distill()) | {"images": config.distill.images}  # whose default is the task's
+    for key, value in values(config.distill).items():
+        if value != usual[key]:
+            raise ConfigError(f"distill.{key}={value}: there is no teacher: give teacher=")
 
 
 def _load(source: str, name: str, task: str) -> TeacherModel:

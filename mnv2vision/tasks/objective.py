@@ -110,7 +110,7 @@ class Objective:
         for name, head in self.heads.items():
             own = raw[name] if isinstance(raw, dict) else raw
             view = self.seen(name, batch)
-            found = head.loss(own, view)
+            found = {"labels" if part == "loss" else part: value for part, value in head.loss(own, view).items()}
             has_labels = view.has(self._targets[name])
             labelled[name] = has_labels.sum().float()
             if name in self._teachers:

@@ -73,7 +73,8 @@ def _correlation(a: Tensor, b: Tensor, dim: int, weights: Tensor | None = None) 
 class FeatureImitation(nn.Module):
     """Features like a teacher's: those of each tap, by a 1x1 convolution, have its values (arXiv 1412.6550).
 
-    The convolutions, a student's and a teacher's channels being different ones, are of no use afterwards.
+    The teacher's are normalised by channel, so that none of them and no tap counts for more by its scale alone. The
+    convolutions, a student's and a teacher's channels being different ones, are of no use afterwards.
     """
 
     def __init__(self, student: Backbone, teacher: Backbone, taps: Sequence[str]) -> None:
@@ -99,7 +100,7 @@ class FeatureImitation(nn.Module):
         self.adapters = nn.ModuleList(nn.Conv2d(mine[tap].channels, theirs[tap].channels, 1) for tap in self.taps)
 
     def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], wanted: Tensor) -> Tensor:
-        """The mean squared difference, as a share of the teacher's mean square, summed over the taps.
+        """The mean squared difference, summed over the taps.
 
         Args:
             student: Features (N, C, H, W) by tap.
@@ -111,6 +112,6 @@ class FeatureImitation(nn.Module):
             own, goal = adapter(student[tap]).float(), teacher[tap].float()
             if goal.shape[-2:] != own.shape[-2:]:
                 goal = F.interpolate(goal, own.shape[-2:], mode="bilinear", align_corners=False)
-            error, size = ((x * x).mean((1, 2, 3)).where(wanted, 0).sum() for x in (own - goal, goal))
-            loss = loss + error / size.clamp(min=1e-6)
+            error = (own - F.batch_norm(goal, None, None, training=True)).square().mean((1, 2, 3))
+            loss = loss + error.where(wanted, 0).sum() / wanted.sum().clamp(min=1)
         return loss

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import mnv2vision as mv
 from mnv2vision.cli.main import main
+from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.weights import file
 
 pytestmark = pytest.mark.slow
@@ -394,6 +395,7 @@ KILLED = {
         ),
     ),
 }
+KILLED["taught"] = (*KILLED["one head"], "distill.loss=dist", "distill.features=[block13.expand,last]")
 STEPS = 12
 """Of an epoch of 96 images."""
 
@@ -407,13 +409,17 @@ def test_killed(
     patience: float,
 ) -> None:
     arguments = [
-        *(item for item in tiny if kind == "one head" or not item.startswith("dataset.")),
+        *(item for item in tiny if kind != "three heads" or not item.startswith("dataset.")),
         *KILLED[kind],
         "trainer.max_epochs=8",
         "loader.workers=1",
         "checkpoint.every_n_steps=5",
         "ema.decay=0.9",
     ]
+    if kind == "taught":
+        teacher = mv.create_model("classification", names=Shapes.names, width=0.5, image_size=48)
+        mv.save(teacher, tmp_path / "teacher.safetensors")
+        arguments.append(f"teacher={tmp_path / 'teacher.safetensors'}")
     run = tmp_path / "parts"
     last, table = run / "checkpoints/last.ckpt", run / "metrics.csv"
     rng = random.Random(0)

@@ -320,7 +320,8 @@ def test_features_like_the_teachers() -> None:
         )
         for index, tap in enumerate(options.features):
             adapter = objective.adapters[name].adapters[index]  # type: ignore[union-attr,index]
-            wanted += (adapter(own[tap]) - goal[tap]).square().sum() / goal[tap].square().sum()
+            mean, var = goal[tap].mean((0, 2, 3), keepdim=True), goal[tap].var((0, 2, 3), keepdim=True, correction=0)
+            wanted += (adapter(own[tap]) - (goal[tap] - mean) / (var + 1e-5).sqrt()).square().mean()
     torch.testing.assert_close(found.parts["taught"], wanted, atol=1e-3, rtol=1e-3)
     unknown = Distillation(features=("block99",))
     with pytest.raises(
