@@ -93,9 +93,9 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
     resumed = read_checkpoint(config.resume) if config.resume else None
     if not config.debug and not (config.resume and is_of_run(config.resume, run_dir)):
         check_unused(run_dir)
+    teachers = load_teachers(config, tasks)  # before the seed: some are built with random weights first
     pl.seed_everything(config.seed, verbose=False)
     data_parts = create_parts(config, tasks, parts)
-    teachers = load_teachers(config, tasks)
     if not config.distill.labels:
         data_parts = [replace(part, learned=False) for part in data_parts]
     check_learned(data_parts, teachers)
