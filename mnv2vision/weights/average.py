@@ -19,8 +19,8 @@ _OF_TRAINING = ("dropout", "initialization", "norm_momentum")
 def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of each tensor, computed in float64; counters are the last state's.
 
-    Running statistics are averaged as well, though those of the averaged weights are others (arXiv 1803.05407, section
-    3.2): where images are at hand, estimate them.
+    Running statistics are averaged as well, though those of the averaged weights are others (arXiv 1803.05407): where
+    images are at hand, estimate them.
 
     Args:
         states: Of models of one architecture, at least one.
