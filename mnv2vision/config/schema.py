@@ -56,7 +56,9 @@ class Train:
     add_as: Name | None = option(None, "the name of the head that is added; null: its task")
     model: Model = section(Model)
     preprocessing: Preprocessing = section(Preprocessing)
-    recipe: UserText | None = option("auto", "auto: the shapes' own, or the task's for fine-tuning; null: none")
+    recipe: UserText | None = option(
+        "auto", "a name, or the path of a .yaml; auto: the shapes' own, or the task's for fine-tuning; null: none"
+    )
     init_from: UserText | None = option(
         None,
         "weights to start from: a file, a published name, auto (ImageNet's) or none; a head for other classes is new",
