@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from mnv2vision.config.kinds import Many, Number, OneOf, Text, Word, optional, whole
+from mnv2vision.config.kinds import Duration, Many, Number, OneOf, Text, Word, optional, whole
 
 _SIDE = whole(1, 16_384)
 
@@ -22,6 +22,7 @@ Size = Annotated[int | tuple[int, int] | None, optional(_SIDE, Many(_SIDE, 2, 2)
 Stride = Annotated[int, whole(1, 32)]
 Channels = Annotated[int, whole(1, 8192)]
 Detections = Annotated[int, whole(1, 10**5)]
+Seconds = Annotated[float, Duration()]
 Share = Annotated[float, Number(0, 1)]
 BelowOne = Annotated[float, Number(0, below=1)]
 AboveZero = Annotated[float, Number(most=1, above=0)]

@@ -12,6 +12,7 @@ from mnv2vision.config.annotations import (
     Name,
     NotNegative,
     Scales,
+    Seconds,
     Seed,
     Share,
     Side,
@@ -96,6 +97,24 @@ class Train:
     inference: Mapping[str, object] = passed_on()
     backbone: Mapping[str, object] = passed_on()
     dataset: Mapping[str, object] = passed_on()
+
+
+@dataclass(frozen=True)
+class _Search:
+    space: Annotated[tuple[str, ...], Many(Text(), alone=True)] = option(
+        (), "'key=log(a,b)', 'key=uniform(a,b)', 'key=int(a,b)' or 'key=choice(a,b,…)', or a list of them"
+    )
+    trials: Count = option(20, "how many; the first has the recipe's own values, where the space has them")
+    time: Seconds | None = option(None, "of all together, such as 30m; null: no limit")
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Search for the best values of keys of a training run: each trial is one; ends with a table and a recipe."""
+
+    tune: _Search = section(_Search)
+    run_dir: UserText | None = option(None, "null: runs/tune/<dataset>/<date_time>")
+    resume: UserText | None = option(None, "the folder of a search to go on with")
 
 
 @dataclass(frozen=True)
@@ -268,6 +287,15 @@ COMMANDS = {
             "resume=runs/.../checkpoints/last.ckpt",
         ),
         ("backbone", "dataset", "recipe", "task"),
+    ),
+    "tune": Command(
+        Tune,
+        (
+            "task=detection tune.space='optimizer.lr=log(1e-4,1e-1)' tune.trials=20 tune.time=30m",
+            "tune.space='[optimizer.lr=log(1e-4,1e-1),ema.decay=choice(0,0.99)]' trainer.max_epochs=3",
+            "resume=runs/tune/... tune.trials=40",
+        ),
+        note="Takes the keys of train as well, which are those of every trial.",
     ),
     "eval": Command(
         Eval, ("checkpoint=runs/.../model.safetensors dataset=imagenet dataset.root=/data/imagenet",), ("dataset",)

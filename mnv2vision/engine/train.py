@@ -10,6 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
+from pytorch_lightning.callbacks import Callback
 
 from mnv2vision.common import draw
 from mnv2vision.config.compose import OWN
@@ -54,12 +55,15 @@ log = logging.getLogger(__name__)
 SHOWN_IMAGES = 24
 
 
-def train(config: Train, parts: tuple[SampleSource, SampleSource] | None = None) -> dict[str, float]:
+def train(
+    config: Train, parts: tuple[SampleSource, SampleSource] | None = None, callbacks: Sequence[Callback] = ()
+) -> dict[str, float]:
     """Train a model and evaluate the best of it.
 
     Args:
         config: Of the command `train`.
         parts: Training and validation samples; those of the section `dataset` by default.
+        callbacks: Beside those of every run.
 
     Returns:
         The metrics of the best weights, as `metrics.json` has them; nothing after debug=batch.
@@ -72,10 +76,12 @@ def train(config: Train, parts: tuple[SampleSource, SampleSource] | None = None)
     check_loggers(config.loggers)
     run_dir = choose_folder(config, config.task)
     with claimed(run_dir), telling_how_to_go_on(run_dir):
-        return _train(config, run_dir, parts)
+        return _train(config, run_dir, parts, callbacks)
 
 
-def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource] | None) -> dict[str, float]:
+def _train(
+    config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource] | None, more: Sequence[Callback]
+) -> dict[str, float]:
     addition = Addition(config) if config.add_to else None
     tasks = {addition.name: config.task} if addition else head_tasks(config.task, config.heads)
     if config.add_as and not addition:
@@ -121,7 +127,7 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
     if config.debug == "batch":
         return _draw_batch(task, data, run_dir)
     history = History(run_dir / "metrics.csv")
-    callbacks = training_callbacks(config, run_dir, history, task.monitor)
+    callbacks = [*training_callbacks(config, run_dir, history, task.monitor), *more]
     trainer = create_trainer(config.trainer, run_dir, callbacks, create_loggers(config, run_dir))
     check_limits(trainer, config.loader.batch_size, {"train": len(source), "val": len(val_source)})
     if resumed is not None:
