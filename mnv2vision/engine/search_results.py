@@ -96,13 +96,14 @@ def write_best(study: optuna.Study, space: Sequence[Dimension], run_dir: Path) -
     told = _difference(values(config), defaults)
     told = {key: value for key, value in told.items() if key not in (*_OF_ONE_RUN, "task")}
     recipe = {"defaults": [{f"override /{group}": name} for group, name in choice.items()], **told}
+    monitor = study.user_attrs["monitor"]
     ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.trials)
     lines = [
         "# @package _global_",
-        f"# The best of {ended} trials that were searched for {study.user_attrs['monitor']}: {shown(best, space)}.",
+        f"# The best of {ended} trials that were searched for {monitor}: {shown(best, space)}.",
         f"#   mnv2vision train recipe={path}",
-        f"# Measured: {study.user_attrs['monitor']} {best.value:.4f} in trial {best.number}, the best of all, and so too",
-        "# high by what chance gave it; another seed tells more.",
+        f"# Measured: {monitor} {best.value:.4f} in trial {best.number}, the best of all, so chance has a part in it:",
+        "# another seed tells more.",
     ]
     write_text(path, "\n".join(lines) + "\n" + OmegaConf.to_yaml(recipe))
     return path

@@ -90,8 +90,9 @@ class _Search:
         self.spent = float(self.study.user_attrs.get(_SPENT, 0.0))  # before an interruption
         self.began = time.monotonic()
         if (every := base.trainer.check_val_every_n_epoch) is None or every >= epochs > 0:
-            log.warning("trials are validated at their end only, so that none can end early; for that, give")
-            log.warning("  trainer.check_val_every_n_epoch=1")
+            log.warning(
+                "trials are validated at their end only; for some to end early: trainer.check_val_every_n_epoch=1"
+            )
 
     @property
     def seconds(self) -> float:
@@ -111,7 +112,7 @@ class _Search:
         )
         while (trial := self._next()) is not None:
             folder = self.run_dir / "trials" / f"{trial.number:03d}"
-            log.info("trial %d of %d: %s", trial.number, self.limits.trials, shown(trial, self.space))
+            log.info("trial %d, of 0 to %d: %s", trial.number, self.limits.trials - 1, shown(trial, self.space))
             typed = [*self.arguments, *arguments_of(self.space, trial)]
             deadline = self.began + (self.limits.time or float("inf")) - self.spent
             try:
