@@ -4,6 +4,8 @@ from typing import Annotated
 
 from mnv2vision.config.kinds import Duration, Many, Number, OneOf, Text, Word, optional, whole
 
+AUTO = "auto"
+"""Of a number that a run finds by itself before it begins."""
 _SIDE = whole(1, 16_384)
 
 Name = Annotated[str, Word()]
@@ -14,7 +16,9 @@ UserTexts = Annotated[tuple[str, ...], Many(Text(), least=1)]
 Formats = Annotated[tuple[str, ...], Many(Word(), least=1, alone=True)]
 Count = Annotated[int, whole(1, 10**9)]
 NotNegative = Annotated[int, whole(0, 10**9)]
-BatchSize = Annotated[int, whole(1, 2**20)]
+_BATCH = whole(1, 2**20)
+BatchSize = Annotated[int, _BATCH]
+BatchSizeOrAuto = Annotated[int | str, OneOf((_BATCH, Word((AUTO,))))]
 Seed = Annotated[int, whole(0, 2**32 - 1)]  # what numpy's generators take
 Byte = Annotated[int, whole(0, 255)]
 Side = Annotated[int, _SIDE]
@@ -29,6 +33,7 @@ AboveZero = Annotated[float, Number(most=1, above=0)]
 """At most 1."""
 Factor = Annotated[float, Number(most=10, above=0)]
 Rate = Annotated[float, Number(0)]
+RateOrAuto = Annotated[float | str, OneOf((Number(0), Word((AUTO,))))]
 Epochs = Annotated[float, Number(0, 10**9)]
 Strength = Annotated[float, Number(0, 10)]
 Alpha = Annotated[float, Number(0, 1000)]

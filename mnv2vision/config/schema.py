@@ -39,6 +39,7 @@ from mnv2vision.config.sections import (
     Preprocessing,
     Schedule,
     Trainer,
+    TrainLoader,
 )
 from mnv2vision.config.tasks import TASKS
 
@@ -69,7 +70,10 @@ class Train:
     )
     run_dir: UserText | None = option(None, "null: runs/<task>/<dataset>/<date_time>")
     seed: Seed = option(0, "of the head, the order, the augmentation, dropout")
-    loader: Loader = section(Loader)
+    time: Seconds | None = option(
+        None, "of the whole run, such as 10m: the schedule gets as many steps as fit, by measured ones; null: no limit"
+    )
+    loader: TrainLoader = section(TrainLoader)
     data: Data = section(Data)
     optimizer: Optimizer = section(Optimizer)
     schedule: Schedule = section(Schedule)
