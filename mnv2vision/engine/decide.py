@@ -54,7 +54,9 @@ _MANY = 10**9
 class Assemble(Protocol):
     """Makes the model with its objectives, and the data, as they are at the beginning of a run."""
 
-    def __call__(self, config: Train) -> tuple[Task, DataModule]: ...
+    def __call__(self, config: Train) -> tuple[Task, DataModule]:
+        """Make them anew."""
+        ...
 
 
 def undecided(config: Train) -> bool:
@@ -93,11 +95,6 @@ def _with_rate(config: Train, rate: float) -> Train:
     return replace(config, optimizer=replace(config.optimizer, lr=rate))
 
 
-def _calm(config: Train) -> Train:
-    """With a learning rate that changes next to nothing, where none is decided: memory and time do not depend on it."""
-    return _with_rate(config, 1e-8) if config.optimizer.lr == AUTO else config
-
-
 @contextmanager
 def _probe(config: Train, section: Trainer, callbacks: Sequence[Callback] = ()) -> Iterator[pl.Trainer]:
     """A Trainer for a few steps, in silence, whose files are removed; with the averaged model of the run."""
@@ -124,7 +121,7 @@ def _largest_batch(config: Train, assemble: Assemble) -> int:
     used: dict[int, int] = {}
     images, total = 0, 0
     for size in (_SIZES[0], *_SIZES):  # at first, much is set up that stays
-        task, data = assemble(_calm(_with_batch(config, size)))
+        task, data = assemble(_with_rate(_with_batch(config, size), _RATES[0]))  # memory does not depend on the rate
         images = len(data.train_samples)
         with _probe(config, limits) as trainer:
             device = trainer.strategy.root_device
@@ -204,7 +201,7 @@ def _best_rate(config: Train, assemble: Assemble) -> float:
         "optimizer.lr=%g: the loss falls fastest there, of rates from %g to %g%s",
         own,
         *_RATES,
-        f" (%.2g at the batch of %d)" % (rate, batch) if reference not in (None, batch) else "",
+        f" ({rate:.2g} at the batch of {batch})" if reference not in (None, batch) else "",
     )
     return own
 
@@ -264,10 +261,22 @@ class _Clock(Callback):
         self._lap(pl_module)
 
 
+def steps_within(seconds: float, step: float, validation: float, every: int) -> int:
+    """How many steps there is time for.
+
+    Args:
+        seconds: For all.
+        step: Seconds of one.
+        validation: Seconds of one; one more comes after the last step, and one at the end of the run.
+        every: Steps from one validation to the next.
+    """
+    return max(0, int((seconds - 2 * validation) / (step + validation / every)))
+
+
 def _fit_time(config: Train, seconds: float, assemble: Assemble, began: float) -> Train:
     """As many steps as fit, with the run's validations and the evaluation at its end."""
     section = config.trainer
-    task, data = assemble(_calm(config))
+    task, data = assemble(config)
     val_batches = -(-len(data.val_samples) // config.loader.size)
     if (limit := section.limit_val_batches) is not None:
         val_batches = min(val_batches, limit) if isinstance(limit, int) else int(val_batches * limit)
@@ -284,9 +293,9 @@ def _fit_time(config: Train, seconds: float, assemble: Assemble, began: float) -
     step = float(np.mean(clock.train[_FIRST_STEPS:])) * section.accumulate_grad_batches
     validation = float(np.mean(clock.val[1:] or clock.val or [0.0])) * val_batches  # the first one sets much up
     per_epoch = -(-clock.batches_of_epoch // section.accumulate_grad_batches)
-    a_step = step + validation / (per_epoch * (section.check_val_every_n_epoch or 1))
-    left = _TIME_SHARE * seconds - (time.monotonic() - began) - 2 * validation  # of the last epoch, and of the end
-    if (steps := int(left / a_step)) < 1:
+    left = _TIME_SHARE * seconds - (time.monotonic() - began)
+    every = per_epoch * (section.check_val_every_n_epoch or 1)
+    if (steps := steps_within(left, step, validation, every)) < 1:
         raise ConfigError(
             f"time={seconds:.0f}s: too short for a step of {step:.2g} s, two validations of {validation:.2g} s and the"
             f" {time.monotonic() - began:.0f} s before them"
