@@ -28,7 +28,6 @@ from mnv2vision.config.annotations import (
 from mnv2vision.config.kinds import Flag, Many, Number, Word, optional, whole
 from mnv2vision.config.options import option, passed_on
 
-
 _WORKERS = "reading processes; null: half the cores, at most 8"
 
 

@@ -174,7 +174,7 @@ def test_data_that_cannot_be_used_end_it(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_killed(tmp_path: Path, tiny: tuple[str, ...], start: Start, patience: float) -> None:
-    """kill -9 amid the second trial: the first is not repeated, the second goes on, and all is as if nothing had been."""
+    """kill -9 amid the second trial: the first is not repeated, the second goes on; all is as if nothing had been."""
     arguments = (*tiny, "trainer.max_epochs=4", "checkpoint.every_n_steps=1", SPACE, "tune.trials=3")
     search, whole = tmp_path / "search", tmp_path / "whole"
     process = start("tune", *arguments, f"run_dir={search}")
