@@ -4,10 +4,9 @@ import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import optuna
 from omegaconf import OmegaConf
-from optuna.trial import FrozenTrial, TrialState
 
 from mnv2vision.common import draw
 from mnv2vision.common.atomic import atomic_path, write_text
@@ -17,24 +16,22 @@ from mnv2vision.config.schema import GROUPS, SECTIONS, Train
 from mnv2vision.config.space import Dimension
 from mnv2vision.engine.trial import REASON
 
-_STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "stopped",
-}
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "stopped"}
+"""Optuna's states of trials that have begun, in the words of the table."""
 _OF_ONE_RUN = ("recipe", "run_dir", "resume")
 
 
-def shown(trial: FrozenTrial, space: Sequence[Dimension]) -> str:
+def shown(trial: "FrozenTrial", space: Sequence[Dimension]) -> str:
     """The values of a trial, for people."""
     found = ((dimension.key, trial.params[dimension.key]) for dimension in space)
     return ", ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in found)
 
 
-def write_results(
-    study: optuna.Study, space: Sequence[Dimension], run_dir: Path, *, picture: bool
-) -> Mapping[str, int]:
+def write_results(study: "Study", space: Sequence[Dimension], run_dir: Path, *, picture: bool) -> Mapping[str, int]:
     """Write `trials.csv`, a row a trial.
 
     Args:
@@ -46,7 +43,7 @@ def write_results(
     Returns:
         How many trials there are of each state.
     """
-    trials = [trial for trial in study.trials if trial.state in _STATES]
+    trials = [trial for trial in study.trials if trial.state.name in STATES]
     keys = [dimension.key for dimension in space]
     monitor = study.user_attrs.get("monitor", "value")
     with atomic_path(run_dir / "trials.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -54,31 +51,31 @@ def write_results(
         writer.writerow(["trial", "state", monitor, "epochs", "seconds", *keys, "reason"])
         for trial in trials:
             seconds = trial.duration.total_seconds() if trial.duration else None
-            told = [_STATES[trial.state], _value(trial), max(trial.intermediate_values, default=0)]
+            told = [STATES[trial.state.name], _value(trial), max(trial.intermediate_values, default=0)]
             writer.writerow(
                 [trial.number, *told, seconds and round(seconds), *map(trial.params.get, keys), _reason(trial)]
             )
     if picture:
         points = [
-            (trial.params, value, _STATES[trial.state]) for trial in trials if (value := _value(trial)) is not None
+            (trial.params, value, STATES[trial.state.name]) for trial in trials if (value := _value(trial)) is not None
         ]
         logarithmic = [dimension.key for dimension in space if dimension.kind == "log"]
         draw.search(points, keys, logarithmic, monitor, run_dir / "search.png")
-    return Counter(_STATES[trial.state] for trial in trials)
+    return Counter(STATES[trial.state.name] for trial in trials)
 
 
-def _value(trial: FrozenTrial) -> float | None:
+def _value(trial: "FrozenTrial") -> float | None:
     """Of the best weights of a complete trial, else the last that was reported."""
-    if trial.state is TrialState.COMPLETE:
+    if trial.state.name == "COMPLETE":
         return trial.value
     return trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
 
 
-def _reason(trial: FrozenTrial) -> str:
+def _reason(trial: "FrozenTrial") -> str:
     return str(trial.user_attrs.get(REASON, ""))
 
 
-def write_best(study: optuna.Study, space: Sequence[Dimension], run_dir: Path) -> Path:
+def write_best(study: "Study", space: Sequence[Dimension], run_dir: Path) -> Path:
     """Write the best trial as `best.yaml`, which `recipe=` takes: its difference to the defaults.
 
     Args:
@@ -97,7 +94,7 @@ def write_best(study: optuna.Study, space: Sequence[Dimension], run_dir: Path) -
     told = {key: value for key, value in told.items() if key not in (*_OF_ONE_RUN, "task")}
     recipe = {"defaults": [{f"override /{group}": name} for group, name in choice.items()], **told}
     monitor = study.user_attrs["monitor"]
-    ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.trials)
+    ended = sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
     lines = [
         "# @package _global_",
         f"# The best of {ended} trials that were searched for {monitor}: {shown(best, space)}.",

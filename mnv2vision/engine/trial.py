@@ -5,10 +5,9 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import optuna
 import pytorch_lightning as pl
-from optuna.trial import FrozenTrial, Trial, TrialState
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 
@@ -17,6 +16,10 @@ from mnv2vision.config.schema import Train
 from mnv2vision.config.space import Dimension
 from mnv2vision.engine.train import train
 from mnv2vision.errors import ConfigError, DataError, SystemFault
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial, Trial
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +31,14 @@ class TimeIsUp(Exception):  # noqa: N818  # a decision, no error
     """The search's time is over: the trial stays as it is, to go on with it."""
 
 
+class Hopeless(Exception):  # noqa: N818  # likewise
+    """The trial is so much worse than others that it ends early."""
+
+
 class Report(Callback):
     """Tells a trial the monitored metric after each validation, and ends its run where it is told to."""
 
-    def __init__(self, trial: Trial, known: Sequence[int], deadline: float) -> None:
+    def __init__(self, trial: "Trial", known: Sequence[int], deadline: float) -> None:
         """Remember whom to tell.
 
         Args:
@@ -51,7 +58,7 @@ class Report(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End a hopeless run here, where the last epoch has been saved."""
         if self._hopeless:
-            raise optuna.TrialPruned
+            raise Hopeless
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
@@ -75,12 +82,12 @@ class Report(Callback):
         self._hopeless = self.trial.should_prune()
 
 
-def arguments_of(space: Sequence[Dimension], trial: FrozenTrial) -> list[str]:
+def arguments_of(space: Sequence[Dimension], trial: "FrozenTrial") -> list[str]:
     """What `train` is told of the values of a trial."""
     return [dimension.typed(trial.params[dimension.key]) for dimension in space]
 
 
-def run_trial(study: optuna.Study, frozen: FrozenTrial, arguments: Sequence[str], folder: Path, deadline: float) -> str:
+def run_trial(study: "Study", frozen: "FrozenTrial", arguments: Sequence[str], folder: Path, deadline: float) -> str:
     """Run a trial to its end, or go on with it, and tell the study.
 
     Args:
@@ -97,6 +104,8 @@ def run_trial(study: optuna.Study, frozen: FrozenTrial, arguments: Sequence[str]
         TimeIsUp: At the deadline, after a step.
         DataError: For data that the search's first trial cannot begin with; likewise ConfigError.
     """
+    from optuna.trial import Trial, TrialState
+
     trial = Trial(study, frozen._trial_id)  # which may be one that was interrupted
     report = Report(trial, list(frozen.intermediate_values), deadline)
     last = folder / "checkpoints/last.ckpt"
@@ -107,7 +116,7 @@ def run_trial(study: optuna.Study, frozen: FrozenTrial, arguments: Sequence[str]
         value = metrics[report.monitor]
         if not math.isfinite(value):
             raise DataError(f"{report.monitor} could not be measured")
-    except optuna.TrialPruned:
+    except Hopeless:
         state = TrialState.PRUNED
     except (ConfigError, DataError, SystemFault) as error:
         out_of_memory = isinstance(error, SystemFault) and str(error).startswith("out of memory")

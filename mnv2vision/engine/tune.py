@@ -7,13 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import MedianPruner
-from optuna.samplers import TPESampler
-from optuna.trial import FrozenTrial, TrialState
 
 from mnv2vision.common import processes
 from mnv2vision.common.atomic import write_text
@@ -22,14 +18,18 @@ from mnv2vision.config.compose import load_config
 from mnv2vision.config.schema import Train, Tune
 from mnv2vision.config.space import Dimension, check_space, parse_space
 from mnv2vision.engine.run_folder import check_unused, choose_folder, claimed
-from mnv2vision.engine.search_results import shown, write_best, write_results
+from mnv2vision.engine.search_results import STATES, shown, write_best, write_results
 from mnv2vision.engine.trial import REASON, TimeIsUp, arguments_of, run_trial
 from mnv2vision.errors import ConfigError
 
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
 log = logging.getLogger(__name__)
 
-_RANDOM_TRIALS = 10
-"""Trials before the sampler looks at results, or a third of all where these are few."""
+_FIRST_TRIALS = 5
+"""Trials before results count: those before are drawn at random, and none ends early."""
 _KEPT = "arguments.json"
 _SPENT, _MONITOR = "seconds", "monitor"
 _LIMITS = ("tune.trials", "tune.time")
@@ -63,7 +63,6 @@ def tune(own: Sequence[str], arguments: Sequence[str]) -> Path:
     arguments = ["trainer.devices=1", *arguments] if base.trainer.devices == "auto" else list(arguments)
     start = check_space(space, arguments)
     run_dir = Path(given.resume) if given.resume else choose_folder(replace(base, run_dir=config.run_dir), "tune")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with claimed(run_dir), _telling_how_to_go_on(run_dir):
         _keep(run_dir, own, arguments)
         return _Search(config, space, base, arguments, run_dir).run(start)
@@ -78,13 +77,16 @@ class _Search:
         self.limits, self.space, self.arguments, self.run_dir = config.tune, space, arguments, run_dir
         self.seed, epochs = base.seed, base.trainer.max_epochs
         self.distributions = {dimension.key: _distribution(dimension) for dimension in space}
+        import optuna
+        from optuna.pruners import MedianPruner
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
             storage=f"sqlite:///{run_dir / 'search.db'}",
             study_name="search",
             direction="maximize",
-            pruner=MedianPruner(
-                n_warmup_steps=max(1, epochs // 4)
-            ),  # epochs, after which ranks begin to mean something
+            # Ranks begin to mean something after some epochs.
+            pruner=MedianPruner(n_startup_trials=_FIRST_TRIALS, n_warmup_steps=max(1, epochs // 4)),
             load_if_exists=True,
         )
         self.spent = float(self.study.user_attrs.get(_SPENT, 0.0))  # before an interruption
@@ -128,30 +130,29 @@ class _Search:
             write_results(study, self.space, self.run_dir, picture=False)
         return self._end()
 
-    def _next(self) -> FrozenTrial | None:
+    def _next(self) -> "FrozenTrial | None":
         """A trial that was interrupted, or a new one, if there is still time."""
-        study = self.study
-        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            return trial
-        number = len(study.get_trials(deepcopy=False)) - len(study.get_trials(states=[TrialState.WAITING]))
-        if number >= self.limits.trials:
+        from optuna.samplers import TPESampler
+
+        study, trials = self.study, [trial for trial in self.study.trials if trial.state.name in STATES]
+        if interrupted := [trial for trial in trials if trial.state.name == "RUNNING"]:
+            return interrupted[0]
+        if (number := len(trials)) >= self.limits.trials:
             return None
         left = (self.limits.time or float("inf")) - self.seconds
-        ended = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        times = [trial.duration.total_seconds() for trial in ended if trial.duration is not None]
-        if left < min(times, default=0.0) or left <= 0:
+        complete = [trial.duration for trial in trials if trial.state.name == "COMPLETE" and trial.duration]
+        if left < min((duration.total_seconds() for duration in complete), default=0.0) or left <= 0:
             log.info("no other trial would come to its end within tune.time")
             return None
         # A function of the seed and the trial, so that a search that goes on proposes what it would have proposed.
         seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
-        study.sampler = TPESampler(n_startup_trials=min(_RANDOM_TRIALS, 1 + self.limits.trials // 3), seed=seed)
-        trial = study.ask(self.distributions)
-        return study.get_trials(deepcopy=False)[trial.number]
+        study.sampler = TPESampler(n_startup_trials=_FIRST_TRIALS, seed=seed)
+        return study.trials[study.ask(self.distributions).number]
 
-    def _tell(self, trial: FrozenTrial) -> None:
-        if trial.state is TrialState.FAIL:
+    def _tell(self, trial: "FrozenTrial") -> None:
+        if trial.state.name == "FAIL":
             log.warning("trial %d failed: %s", trial.number, trial.user_attrs[REASON])
-        elif trial.state is TrialState.PRUNED:
+        elif trial.state.name == "PRUNED":
             epoch = max(trial.intermediate_values)
             log.info(
                 "trial %d ended early, after epoch %d: %.4f", trial.number, epoch, trial.intermediate_values[epoch]
@@ -179,7 +180,9 @@ class _Search:
         return path
 
 
-def _distribution(dimension: Dimension) -> BaseDistribution:
+def _distribution(dimension: Dimension) -> "BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     low, high = dimension.limits
     if dimension.choices:
         return CategoricalDistribution(dimension.choices)
