@@ -21,7 +21,8 @@ from PIL import Image
 import mnv2vision as mv
 from mnv2vision.common.cache import home
 from mnv2vision.config.compose import load_config
-from mnv2vision.config.schema import COMMANDS
+from mnv2vision.config.schema import COMMANDS, Tune
+from mnv2vision.config.space import check_space, parse_space
 from mnv2vision.inference.runtimes.base import formats_table
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,7 @@ SMALL = {
     "train": ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "model.image_size=64", *_FEW],
     "eval": _FEW,
 }
+SMALL["tune"] = [*SMALL["train"], "tune.trials=2"]
 
 
 def stand_in() -> None:
@@ -268,6 +270,10 @@ def test_commands_have_keys_that_exist(page: str, monkeypatch: pytest.MonkeyPatc
                     assert not set("…<>") & set("".join(arguments)), f"{block.place}: a placeholder cannot be typed"
                 # Raises ConfigError for unknown keys, groups and values.
                 load_config(COMMANDS[command].schema, arguments)
+            elif command == "tune":
+                own = [item for item in arguments if item.startswith(("tune.", "run_dir="))]
+                space = parse_space(load_config(Tune, own).tune.space)
+                check_space(space, [item for item in arguments if item not in own])
             else:
                 assert (ROOT / f"tools/{command}.py").is_file() or command == "--version", f"{block.place}: {command}"
 

@@ -140,6 +140,45 @@ def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path
     _write(figure, path, names)
 
 
+def search(
+    points: Sequence[tuple[Mapping[str, float | str], float, str]],
+    keys: Sequence[str],
+    logarithmic: Sequence[str],
+    metric: str,
+    path: Path,
+) -> None:
+    """Draw the trials of a search: in their order, with the best so far, and against each key.
+
+    Args:
+        points: Of each trial its values by key, its result, and its state; crosses are of those not "complete".
+        keys: A panel for each.
+        logarithmic: Keys whose axis is.
+        metric: The result's name; the larger the better.
+        path: The PNG file.
+    """
+    figure = _figure(3.6 * (1 + len(keys)), 3.4)
+    results = np.array([result for _, result, _ in points])
+    complete = np.array([state == "complete" for _, _, state in points], bool)
+    for place, key in enumerate(["trial", *keys]):
+        axes = figure.add_subplot(1, 1 + len(keys), place + 1)
+        own = list(range(len(points))) if place == 0 else [values[key] for values, _, _ in points]
+        is_text = any(isinstance(value, str) for value in own)
+        at = np.array([sorted(set(map(str, own))).index(str(value)) if is_text else value for value in own], float)
+        axes.scatter(at[~complete], results[~complete], marker="x", color="grey", label="ended early")
+        axes.scatter(at[complete], results[complete], c="tab:blue", label="complete")
+        if complete.any():
+            best = int(np.argmax(np.where(complete, results, -np.inf)))
+            axes.scatter(at[best], results[best], s=160, facecolors="none", edgecolors="firebrick", label="best")
+        if place == 0 and len(points):
+            axes.step(at, np.maximum.accumulate(np.where(complete, results, np.nanmin(results))), where="post", lw=0.8)
+            axes.set_ylabel(metric)
+            axes.legend(fontsize=8)
+        if is_text:
+            axes.set_xticks(range(len(set(own))), sorted(set(map(str, own))))
+        axes.set(xlabel=key, xscale="log" if key in logarithmic else "linear")
+    _write(figure, path)
+
+
 def caption(image: NDArray[np.uint8], lines: Sequence[str]) -> Image.Image:
     """A photo (H, W, 3) with lines of text on a dark band below it."""
     height, width = image.shape[:2]

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mnv2vision.config import recipe_file
 from mnv2vision.config.kinds import Kind, WrongValueError
 from mnv2vision.config.named import add_named
 from mnv2vision.config.options import build, plain, values
@@ -60,7 +61,8 @@ def load_config(schema: type[T], arguments: Sequence[str]) -> T:
         ConfigError: In one line, for whatever is wrong with the arguments.
     """
     command = command_of(schema)
-    return _load(schema, parse(arguments, kinds(command), COMMANDS[command].groups), groups(command))
+    read_by_hydra = [group for group in COMMANDS[command].groups if group != "recipe"]  # which may be a path
+    return _load(schema, parse(arguments, kinds(command), read_by_hydra), groups(command))
 
 
 def load_values(schema: type[T], given: Mapping[str, object]) -> T:
@@ -86,6 +88,8 @@ def _python(value: object) -> object:
 
 def _load(schema: type[T], given: Sequence[Given], choices: Mapping[str, Sequence[str]]) -> T:
     command = command_of(schema)
+    if "recipe" in choices:
+        given = [*_of_recipe_file(given), *given]
     chosen = [item for item in given if item.key in choices]
     others = [item for item in given if item.key not in choices]
     choice = _choose(chosen, choices, others)
@@ -113,12 +117,34 @@ def _load(schema: type[T], given: Sequence[Given], choices: Mapping[str, Sequenc
 # ---- groups ----
 
 
+def _of_recipe_file(given: Sequence[Given]) -> list[Given]:
+    """What a recipe that is given by its path says, to stand before the user's own words."""
+    recipe = next((item.value for item in reversed(given) if item.key == "recipe"), None)
+    if not recipe_file.is_path(recipe):
+        return []
+    path, content = str(recipe), recipe_file.read(str(recipe))
+    chosen = [
+        Given(group, name, f"recipe={path}: {group}={name}")
+        for group, name in recipe_file.chosen_groups(content).items()
+    ]
+    kept = []
+    for item in recipe_file.values_in(path, content):
+        section, _, name = item.key.partition(".")
+        choice = next((str(own.value) for own in reversed(given) if own.key == section), None)
+        # Not what it says of its own backbone or data set that the chosen one does not have.
+        if section not in SECTIONS or choice not in GROUPS[section] or name in values(GROUPS[section][choice]()):
+            kept.append(item)
+    return [*chosen, *kept]
+
+
 def _choose(
     chosen: Sequence[Given], choices: Mapping[str, Sequence[str]], others: Sequence[Given]
 ) -> dict[str, str | None]:
     """What is chosen of each group that is given; of repeated choices, the last counts."""
     for item in chosen:
-        options = [*choices[item.key], *([AUTO, "null"] if item.key == "recipe" else [])]
+        if item.key == "recipe" and recipe_file.is_path(item.value):
+            continue
+        options = [*choices[item.key], *([AUTO, "null", "or the path of a .yaml"] if item.key == "recipe" else [])]
         if ("null" if item.value is None else str(item.value)) not in options:
             raise ConfigError(f"{item.key}={_shown(item.value)} is unknown; valid: {', '.join(options)}")
     # Hydra has no word for "none", which recipe=null means.
@@ -161,15 +187,16 @@ def _check_recipe(recipe: str, task: str | None) -> None:
 
 def _overrides(recipe: str) -> dict[str, str]:
     """What a recipe chooses of the groups."""
-    content: Any = OmegaConf.load(config_folder() / f"recipe/{recipe}.yaml")
-    pairs = (pair for item in content.get("defaults", []) for pair in item.items())
-    return {group.removeprefix("override /"): name for group, name in pairs}
+    path = recipe if recipe_file.is_path(recipe) else str(config_folder() / f"recipe/{recipe}.yaml")
+    return recipe_file.chosen_groups(recipe_file.read(path))
 
 
 def _compose(command: str, choice: Mapping[str, str | None]) -> DictConfig:
     """The schema's defaults, with what the groups and the recipe say."""
     recipe = choice.get("recipe")
     task = choice.get("task", DEFAULTS["task"])
+    if recipe_file.is_path(recipe):  # its values come before the user's
+        choice = {group: name for group, name in choice.items() if group != "recipe"} | {"recipe": None}
     files = {
         group: f"{name}/{task}" if group == "recipe" and (config_folder() / f"recipe/{name}").is_dir() else name
         for group, name in choice.items()

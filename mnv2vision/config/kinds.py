@@ -1,6 +1,7 @@
 """What a key of a configuration can take: kinds of values, with their ranges, and how they are read."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +64,25 @@ class Number:
 def whole(least: float = -math.inf, most: float = math.inf) -> Number:
     """A whole number within limits."""
     return Number(least, most, whole=True)
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A time, read as seconds."""
+
+    words: str = "a time above 0, such as 90s, 10m or 1h30m"
+
+    def read(self, value: object) -> object:
+        """See `Kind`."""
+        if isinstance(value, str) and value:
+            parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", value)
+            if parts is None:
+                raise WrongValueError
+            try:
+                value = sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
+            except ValueError as error:
+                raise WrongValueError from error
+        return Number(most=1e9, above=0).read(value)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from mnv2vision.config.annotations import (
     Name,
     NotNegative,
     Scales,
+    Seconds,
     Seed,
     Share,
     Side,
@@ -39,6 +40,7 @@ from mnv2vision.config.sections import (
     Preprocessing,
     Schedule,
     Trainer,
+    TrainLoader,
 )
 from mnv2vision.config.tasks import TASKS
 
@@ -57,7 +59,9 @@ class Train:
     add_as: Name | None = option(None, "the name of the head that is added; null: its task")
     model: Model = section(Model)
     preprocessing: Preprocessing = section(Preprocessing)
-    recipe: UserText | None = option("auto", "auto: the shapes' own, or the task's for fine-tuning; null: none")
+    recipe: UserText | None = option(
+        "auto", "a name, or the path of a .yaml; auto: the shapes' own, or the task's for fine-tuning; null: none"
+    )
     init_from: UserText | None = option(
         None,
         "weights to start from: a file, a published name, auto (ImageNet's) or none; a head for other classes is new",
@@ -67,7 +71,10 @@ class Train:
     )
     run_dir: UserText | None = option(None, "null: runs/<task>/<dataset>/<date_time>")
     seed: Seed = option(0, "of the head, the order, the augmentation, dropout")
-    loader: Loader = section(Loader)
+    time: Seconds | None = option(
+        None, "of the whole run, such as 10m: the schedule gets as many steps as fit, by measured ones; null: no limit"
+    )
+    loader: TrainLoader = section(TrainLoader)
     data: Data = section(Data)
     optimizer: Optimizer = section(Optimizer)
     schedule: Schedule = section(Schedule)
@@ -100,6 +107,24 @@ class Train:
     inference: Mapping[str, object] = passed_on()
     backbone: Mapping[str, object] = passed_on()
     dataset: Mapping[str, object] = passed_on()
+
+
+@dataclass(frozen=True)
+class _Search:
+    space: Annotated[tuple[str, ...], Many(Text(), alone=True)] = option(
+        (), "'key=log(a,b)', 'key=uniform(a,b)', 'key=int(a,b)' or 'key=choice(a,b,…)', or a list of them"
+    )
+    trials: Count = option(20, "how many; the first has the recipe's own values, where the space has them")
+    time: Seconds | None = option(None, "of all together, such as 30m; null: no limit")
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Search for the best values of keys of a training run: each trial is one; ends with a table and a recipe."""
+
+    tune: _Search = section(_Search)
+    run_dir: UserText | None = option(None, "null: runs/tune/<dataset>/<date_time>")
+    resume: UserText | None = option(None, "the folder of a search to go on with")
 
 
 @dataclass(frozen=True)
@@ -296,6 +321,15 @@ COMMANDS = {
             "resume=runs/.../checkpoints/last.ckpt",
         ),
         ("backbone", "dataset", "recipe", "task"),
+    ),
+    "tune": Command(
+        Tune,
+        (
+            "task=detection tune.space='optimizer.lr=log(1e-4,1e-1)' tune.trials=20 tune.time=30m",
+            "tune.space='[optimizer.lr=log(1e-4,1e-1),ema.decay=choice(0,0.99)]' trainer.max_epochs=3",
+            "resume=runs/tune/... tune.trials=40",
+        ),
+        note="Takes the keys of train as well, which are those of every trial.",
     ),
     "eval": Command(
         Eval, ("checkpoint=runs/.../model.safetensors dataset=imagenet dataset.root=/data/imagenet",), ("dataset",)

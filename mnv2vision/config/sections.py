@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from mnv2vision.config.annotations import (
     AboveZero,
     BatchSize,
+    BatchSizeOrAuto,
     BelowOne,
     Byte,
     Colour,
@@ -19,6 +20,7 @@ from mnv2vision.config.annotations import (
     Name,
     NotNegative,
     Rate,
+    RateOrAuto,
     Scales,
     Share,
     Size,
@@ -27,13 +29,29 @@ from mnv2vision.config.annotations import (
 from mnv2vision.config.kinds import Flag, Many, Number, Word, optional, whole
 from mnv2vision.config.options import option, passed_on
 
+_WORKERS = "reading processes; null: half the cores, at most 8"
+
 
 @dataclass(frozen=True)
 class Loader:
     """Reading and batching."""
 
     batch_size: BatchSize = option(32, "images per process")
-    workers: Annotated[int, whole(0, 256)] | None = option(None, "reading processes; null: half the cores, at most 8")
+    workers: Annotated[int, whole(0, 256)] | None = option(None, _WORKERS)
+
+
+@dataclass(frozen=True)
+class TrainLoader:
+    """Reading and batching in training."""
+
+    batch_size: BatchSizeOrAuto = option(32, "images per process; auto: the most that fit into memory")
+    workers: Annotated[int, whole(0, 256)] | None = option(None, _WORKERS)
+
+    @property
+    def size(self) -> int:
+        """The batch size, once it is decided."""
+        assert isinstance(self.batch_size, int)
+        return self.batch_size
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,9 @@ class Optimizer:
     """See `training.optim.build_optimizer`."""
 
     name: Name = option("sgd", "sgd | rmsprop_tf (TensorFlow's, see docs) | adamw")
-    lr: Rate = option(0.05, "learning rate, for a global batch of reference_batch images")
+    lr: RateOrAuto = option(
+        0.05, "learning rate, for a global batch of reference_batch images; auto: by a range test of 100 steps"
+    )
     reference_batch: Count | None = option(None, "null: lr is used as it is")
     weight_decay: Rate = option(4.0e-5, "of convolutions' and linear layers' weights")
     decay_depthwise: bool = option(False, "decay depthwise kernels as well")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from mnv2vision.config.annotations import (
     AboveZero,
     Alpha,
-    BatchSize,
+    BatchSizeOrAuto,
     BelowOne,
     Channels,
     Detections,
@@ -71,7 +71,7 @@ class _DetectionModel:
 
 @dataclass(frozen=True)
 class _DetectionLoader:
-    batch_size: BatchSize = option(24, "images per process")
+    batch_size: BatchSizeOrAuto = option(24, "images per process; auto: the most that fit into memory")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _SegmentationModel:
 
 @dataclass(frozen=True)
 class _SegmentationLoader:
-    batch_size: BatchSize = option(16, "images per process")
+    batch_size: BatchSizeOrAuto = option(16, "images per process; auto: the most that fit into memory")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,9 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class _JointLoader:
-    batch_size: BatchSize = option(24, "images per process, of all data sets together")
+    batch_size: BatchSizeOrAuto = option(
+        24, "images per process, of all data sets together; auto: the most that fit into memory"
+    )
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,12 @@ class DataModule(pl.LightningDataModule):
         self._resume: tuple[int, int] | None = None
 
     @property
+    def train_samples(self) -> SampleSource:
+        """The training samples, as they are before augmentation."""
+        assert self._train is not None
+        return self._train.source
+
+    @property
     def val_samples(self) -> SampleSource:
         """The validation samples, as they are before any transform."""
         assert self._val is not None

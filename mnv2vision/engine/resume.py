@@ -131,12 +131,12 @@ def check_resume(
     fixed, data = checkpoint["fixed_options"], checkpoint["DataModule"]
     changed = [key for key, value in task.fixed_options.items() if fixed.get(key, False) != value]
     if config.trainer.max_steps >= 0 and "pace" in checkpoint:  # which other batches would put elsewhere
-        batch = config.loader.batch_size * world_size * config.trainer.accumulate_grad_batches
+        batch = config.loader.size * world_size * config.trainer.accumulate_grad_batches
         if checkpoint["pace"]["global_batch"] != batch:
             changed.append(f"the global batch of {checkpoint['pace']['global_batch']} (it ends by trainer.max_steps)")
     if ("current_model_state" in checkpoint) != bool(config.ema.decay):  # the averages, or what they are of
         changed.append("ema")
-    if data["batch"] and data["global_batch"] != config.loader.batch_size * world_size:
+    if data["batch"] and data["global_batch"] != config.loader.size * world_size:
         changed.append(f"the global batch of {data['global_batch']} (the checkpoint is from within an epoch)")
     was = data.get("identity", {})
     others = [

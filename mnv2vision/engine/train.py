@@ -1,8 +1,10 @@
 """Train a model: what the command `train` and `mv.train` call."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
+from pytorch_lightning.callbacks import Callback
 
 from mnv2vision.common import draw
 from mnv2vision.config.compose import OWN
@@ -23,9 +26,11 @@ from mnv2vision.data.batch import Transform
 from mnv2vision.data.loader import DataModule
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.engine.add_head import Addition
+from mnv2vision.engine.decide import decide, undecided
 from mnv2vision.engine.evaluate import finish, write_config
 from mnv2vision.engine.initial import AUTO, imagenet_weights, new_model, recover
 from mnv2vision.engine.parts import (
+    DataPart,
     check_learned,
     classes,
     create_parts,
@@ -33,7 +38,7 @@ from mnv2vision.engine.parts import (
     training_source,
     validation_source,
 )
-from mnv2vision.engine.resume import check_resume, identify, is_of_run, load_best, read_checkpoint
+from mnv2vision.engine.resume import RunCheckpoint, check_resume, identify, is_of_run, load_best, read_checkpoint
 from mnv2vision.engine.run_folder import check_unused, choose_folder, claimed, telling_how_to_go_on
 from mnv2vision.engine.teachers import load_teachers
 from mnv2vision.engine.trainer import (
@@ -52,7 +57,7 @@ from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.preprocessing import Preprocessing
 from mnv2vision.tasks.base import Task
 from mnv2vision.tasks.options import Distillation, TrainingOptions
-from mnv2vision.tasks.teachers import Teacher
+from mnv2vision.tasks.teachers import Teacher, TeacherModel
 from mnv2vision.training.callbacks import History
 from mnv2vision.training.quantization import round_weights
 from mnv2vision.weights import file
@@ -62,12 +67,15 @@ log = logging.getLogger(__name__)
 SHOWN_IMAGES = 24
 
 
-def train(config: Train, parts: tuple[SampleSource, SampleSource] | None = None) -> dict[str, float]:
+def train(
+    config: Train, parts: tuple[SampleSource, SampleSource] | None = None, callbacks: Sequence[Callback] = ()
+) -> dict[str, float]:
     """Train a model and evaluate the best of it.
 
     Args:
         config: Of the command `train`.
         parts: Training and validation samples; those of the section `dataset` by default.
+        callbacks: Beside those of every run.
 
     Returns:
         The metrics of the best weights, as `metrics.json` has them; nothing after debug=batch.
@@ -80,10 +88,13 @@ def train(config: Train, parts: tuple[SampleSource, SampleSource] | None = None)
     check_loggers(config.loggers)
     run_dir = choose_folder(config, config.task)
     with claimed(run_dir), telling_how_to_go_on(run_dir):
-        return _train(config, run_dir, parts)
+        return _train(config, run_dir, parts, callbacks)
 
 
-def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource] | None) -> dict[str, float]:
+def _train(
+    config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource] | None, more: Sequence[Callback]
+) -> dict[str, float]:
+    began = time.monotonic()
     addition = Addition(config) if config.add_to else None
     tasks = head_tasks(config.task, config.heads)
     if addition:
@@ -93,8 +104,7 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
     resumed = read_checkpoint(config.resume) if config.resume else None
     if not config.debug and not (config.resume and is_of_run(config.resume, run_dir)):
         check_unused(run_dir)
-    teachers = load_teachers(config, tasks)  # before the seed: some are built with random weights first
-    pl.seed_everything(config.seed, verbose=False)
+    teachers = load_teachers(config, tasks)
     data_parts = create_parts(config, tasks, parts)
     if not config.distill.labels:
         data_parts = [replace(part, learned=False) for part in data_parts]
@@ -105,45 +115,25 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
         raise ConfigError("quantize=true goes on with a trained model: give init_from=<its model.safetensors>")
     if config.init_from == AUTO and resumed is None:
         config = replace(config, init_from=imagenet_weights(config.backbone))
-    model = addition.model(config, *names.values()) if addition else new_model(config, tasks, names, resumed, teachers)
-    evaluation = EvaluationTransform(model.preprocessing)
-    source, val_source = (
-        training_source(data_parts, model.config, config.data.alpha, config.loader.batch_size),
-        validation_source(data_parts, model.config),
-    )
-    if config.init_from and resumed is None:
-        recover(model, source, evaluation, config.data.on_error)
-
-    data = DataModule(
-        (source, augmentation(config, tasks, model.preprocessing)),
-        (val_source, evaluation),
-        seed=config.seed,
-        on_error=config.data.on_error,
-        identity=identify(data_parts, names),
-        batch_size=config.loader.batch_size,
-        workers=config.loader.workers,
-    )
-    options, in_use = training_options(config), dict(model.heads_in_use())
-    task = Task(
-        model,
-        task_parts(data_parts, model, head_settings(config, tasks), training=True),
-        replace(options, freeze=addition.frozen) if addition else options,
-        {
-            name: Teacher(teacher, in_use[name], options.distillation, config.compile)
-            for name, teacher in teachers.items()
-        },
-    )
-    task.check_options()
+    assemble = partial(_assemble, parts=data_parts, tasks=tasks, names=names, teachers=teachers, addition=addition)
+    if undecided(config):
+        if resumed is not None:
+            raise ConfigError(
+                f"resume={config.resume}: a resumed run keeps its numbers, and takes no auto and no time="
+            )
+        config = decide(config, assemble, began)
+    task, data = assemble(config, resumed=resumed)
     if config.debug == "batch":
         return _draw_batch(task, data, run_dir)
     history = History(run_dir / "metrics.csv")
-    callbacks = training_callbacks(config, run_dir, history, task.monitor)
+    callbacks = [*training_callbacks(config, run_dir, history, task.monitor), *more]
     trainer = create_trainer(config.trainer, run_dir, callbacks, create_loggers(config, run_dir))
-    check_limits(trainer, config.loader.batch_size, {"train": len(source), "val": len(val_source)})
+    images = len(data.train_samples), len(data.val_samples)
+    check_limits(trainer, config.loader.size, dict(zip(("train", "val"), images, strict=True)))
     if resumed is not None:
         check_resume(config, resumed, task, data.identity, trainer.world_size, run_dir)
     write_config(config, run_dir)
-    log_plan(config, run_dir, (len(source), len(val_source)), trainer)
+    log_plan(config, run_dir, images, trainer)
     with refused_options():
         trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     if resumed is not None and trainer.global_step == resumed["global_step"]:
@@ -157,6 +147,50 @@ def _train(config: Train, run_dir: Path, parts: tuple[SampleSource, SampleSource
         round_weights(task.model)
     _save_model(addition.joined(task.model) if addition else task.model, run_dir / "model.safetensors")
     return finish(trainer, task, data, run_dir)
+
+
+def _assemble(
+    config: Train,
+    *,
+    parts: Sequence[DataPart],
+    tasks: Mapping[str, str],
+    names: Mapping[str, tuple[str, ...]],
+    teachers: Mapping[str, TeacherModel],
+    addition: Addition | None,
+    resumed: RunCheckpoint | None = None,
+) -> tuple[Task, DataModule]:
+    """The model with its objectives, and the data, as they are at the beginning of a run."""
+    pl.seed_everything(config.seed, verbose=False)
+    model = addition.model(config, *names.values()) if addition else new_model(config, tasks, names, resumed, teachers)
+    evaluation = EvaluationTransform(model.preprocessing)
+    source, val_source = (
+        training_source(parts, model.config, config.data.alpha, config.loader.size),
+        validation_source(parts, model.config),
+    )
+    if config.init_from and resumed is None:
+        recover(model, source, evaluation, config.data.on_error)
+
+    data = DataModule(
+        (source, augmentation(config, tasks, model.preprocessing)),
+        (val_source, evaluation),
+        seed=config.seed,
+        on_error=config.data.on_error,
+        identity=identify(parts, names),
+        batch_size=config.loader.size,
+        workers=config.loader.workers,
+    )
+    options, in_use = training_options(config), dict(model.heads_in_use())
+    task = Task(
+        model,
+        task_parts(parts, model, head_settings(config, tasks), training=True),
+        replace(options, freeze=addition.frozen) if addition else options,
+        {
+            name: Teacher(teacher, in_use[name], options.distillation, config.compile)
+            for name, teacher in teachers.items()
+        },
+    )
+    task.check_options()
+    return task, data
 
 
 def _draw_batch(task: Task, data: DataModule, run_dir: Path) -> dict[str, float]:
@@ -186,7 +220,7 @@ def training_options(config: Train) -> TrainingOptions:
     return TrainingOptions(
         optimizer=values(config.optimizer),
         schedule=values(config.schedule),
-        batch_size=config.loader.batch_size,
+        batch_size=config.loader.size,
         max_steps=config.trainer.max_steps,
         freeze=config.freeze,
         seed=config.seed,

@@ -177,7 +177,7 @@ def create_loggers(config: Train, run_dir: Path) -> list[Logger]:
 
 def log_plan(config: Train, run_dir: Path, images: tuple[int, int], trainer: pl.Trainer) -> None:
     """Say what will be trained on what for how long, before the first step."""
-    batches = max(1, images[0] // (config.loader.batch_size * trainer.world_size))
+    batches = max(1, images[0] // (config.loader.size * trainer.world_size))
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
     steps = -(-batches // trainer.accumulate_grad_batches)

@@ -44,9 +44,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
-def test_every_task_learns_from_a_teacher(
-    task: str, tmp_path: Path, train: Train, teachers: dict[str, Path]
-) -> None:
+def test_every_task_learns_from_a_teacher(task: str, tmp_path: Path, train: Train, teachers: dict[str, Path]) -> None:
     """Beside the labels, and from the teacher alone; each changes what is learned, and none the file's keys."""
     runs = {}
     for name, more in {
