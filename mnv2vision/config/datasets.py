@@ -30,6 +30,14 @@ class ImageNet:
     classes: UserTexts | None = option(None, "a list restricts the data set to these classes, in this order")
 
 
+@dataclass(frozen=True)
+class Folder:
+    """Images without labels: any folder of photos and those below it, for teachers alone."""
+
+    name: Name = option("folder", "set by dataset=")
+    root: UserText | None = option(None, "the folder")
+
+
 _PROTOCOL = "coco | voc: whose evaluation of boxes; null: the data set's own"
 _ORIENTATION = "of photos that their EXIF turns: annotations for the upright photo, or for the stored pixels"
 
@@ -77,4 +85,11 @@ class Own:
     name: Name = option("own", "a data set given in Python")
 
 
-DATASETS: dict[str, type] = {"coco": Coco, "imagenet": ImageNet, "shapes": Shapes, "voc": Voc, "own": Own}
+DATASETS: dict[str, type] = {
+    "coco": Coco,
+    "folder": Folder,
+    "imagenet": ImageNet,
+    "shapes": Shapes,
+    "voc": Voc,
+    "own": Own,
+}
