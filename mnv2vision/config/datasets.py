@@ -79,6 +79,19 @@ class Coco:
 
 
 @dataclass(frozen=True)
+class Yolo:
+    """YOLO's layout, ultralytics' or Roboflow's: data.yaml, images, and a label file for each."""
+
+    name: Name = option("yolo", "set by dataset=")
+    root: UserText | None = option(None, "the folder with data.yaml, or that file")
+    train_split: UserText = option("train", "a key of data.yaml")
+    val_split: UserText = option("val", "likewise; also where it is called valid")
+    classes: UserTexts | None = option(None, "a list restricts the data set to these classes, in this order")
+    orientation: Name = option("upright", _ORIENTATION)
+    protocol: Annotated[str, Word(("coco", "voc"))] | None = option(None, _PROTOCOL)
+
+
+@dataclass(frozen=True)
 class Own:
     """A data set given in Python (see `mnv2vision.train`)."""
 
@@ -91,5 +104,6 @@ DATASETS: dict[str, type] = {
     "imagenet": ImageNet,
     "shapes": Shapes,
     "voc": Voc,
+    "yolo": Yolo,
     "own": Own,
 }

@@ -8,6 +8,7 @@ from mnv2vision.data.formats.folder import Folder
 from mnv2vision.data.formats.imagenet import ImageNet
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.formats.voc import Voc
+from mnv2vision.data.formats.yolo import Yolo
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.errors import ConfigError, DataError
 
@@ -39,6 +40,12 @@ def _annotation_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"year": config["year"], "classes": config["classes"], "orientation": config.get("orientation", "upright")}
 
 
+def _yolo(config: Mapping[str, Any], part: Part, targets: Sequence[str]) -> SampleSource:
+    root = _root(config, "data.yaml")
+    options = {key: config[key] for key in ("classes", "orientation")}
+    return Yolo(root, config[f"{part}_split"], targets=targets, **options)
+
+
 def _root(config: Mapping[str, Any], content: str) -> str:
     if config["root"] is None:
         raise ConfigError(f"dataset={config['name']} needs dataset.root=<folder with {content}>")
@@ -56,6 +63,7 @@ _DATASETS: dict[str, tuple[_Create, tuple[str, ...]]] = {
     "imagenet": (_imagenet, ("label",)),
     "shapes": (_shapes, ("boxes", "label", "mask")),
     "voc": (_voc, ("boxes", "mask")),
+    "yolo": (_yolo, ("boxes", "mask")),
 }
 
 
