@@ -30,6 +30,14 @@ class ImageNet:
     classes: UserTexts | None = option(None, "a list restricts the data set to these classes, in this order")
 
 
+@dataclass(frozen=True)
+class Folder:
+    """Images without labels: any folder of photos and those below it, for teachers alone."""
+
+    name: Name = option("folder", "set by dataset=")
+    root: UserText | None = option(None, "the folder")
+
+
 _PROTOCOL = "coco | voc: whose evaluation of boxes; null: the data set's own"
 _ORIENTATION = "of photos that their EXIF turns: annotations for the upright photo, or for the stored pixels"
 
@@ -71,10 +79,31 @@ class Coco:
 
 
 @dataclass(frozen=True)
+class Yolo:
+    """YOLO's layout, ultralytics' or Roboflow's: data.yaml, images, and a label file for each."""
+
+    name: Name = option("yolo", "set by dataset=")
+    root: UserText | None = option(None, "the folder with data.yaml, or that file")
+    train_split: UserText = option("train", "a key of data.yaml")
+    val_split: UserText = option("val", "likewise; also where it is called valid")
+    classes: UserTexts | None = option(None, "a list restricts the data set to these classes, in this order")
+    orientation: Name = option("upright", _ORIENTATION)
+    protocol: Annotated[str, Word(("coco", "voc"))] | None = option(None, _PROTOCOL)
+
+
+@dataclass(frozen=True)
 class Own:
     """A data set given in Python (see `mnv2vision.train`)."""
 
     name: Name = option("own", "a data set given in Python")
 
 
-DATASETS: dict[str, type] = {"coco": Coco, "imagenet": ImageNet, "shapes": Shapes, "voc": Voc, "own": Own}
+DATASETS: dict[str, type] = {
+    "coco": Coco,
+    "folder": Folder,
+    "imagenet": ImageNet,
+    "shapes": Shapes,
+    "voc": Voc,
+    "yolo": Yolo,
+    "own": Own,
+}

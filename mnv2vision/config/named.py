@@ -22,7 +22,9 @@ _CHOICE = "dataset"
 class PartOptions:
     """A data set among several."""
 
-    dataset: Name = option("", "coco | imagenet | shapes | voc; its own keys stand beside it, such as data.<name>.root")
+    dataset: Name = option(
+        "", "coco | folder | imagenet | shapes | voc | yolo; its own keys stand beside it, such as data.<name>.root"
+    )
     heads: Annotated[tuple[str, ...], Many(Text())] | None = option(
         None, "that it serves; null: the one of its name, else all that it can; []: images for teachers alone"
     )

@@ -1,12 +1,14 @@
 """Data sets by their names in configurations."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from mnv2vision.data.formats.coco import Coco
+from mnv2vision.data.formats.folder import Folder
 from mnv2vision.data.formats.imagenet import ImageNet
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.formats.voc import Voc
+from mnv2vision.data.formats.yolo import Yolo
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.errors import ConfigError, DataError
 
@@ -15,6 +17,10 @@ Part = Literal["train", "val"]
 
 def _imagenet(config: Mapping[str, Any], part: Part, targets: Sequence[str]) -> SampleSource:
     return ImageNet(_root(config, "train/ and val/"), config[f"{part}_split"], classes=config["classes"])
+
+
+def _folder(config: Mapping[str, Any], part: Part, targets: Sequence[str]) -> SampleSource:
+    return Folder(_root(config, "photos"))
 
 
 def _coco(config: Mapping[str, Any], part: Part, targets: Sequence[str]) -> SampleSource:
@@ -34,6 +40,12 @@ def _annotation_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"year": config["year"], "classes": config["classes"], "orientation": config.get("orientation", "upright")}
 
 
+def _yolo(config: Mapping[str, Any], part: Part, targets: Sequence[str]) -> SampleSource:
+    root = _root(config, "data.yaml")
+    options = {key: config[key] for key in ("classes", "orientation")}
+    return Yolo(root, config[f"{part}_split"], targets=targets, **options)
+
+
 def _root(config: Mapping[str, Any], content: str) -> str:
     if config["root"] is None:
         raise ConfigError(f"dataset={config['name']} needs dataset.root=<folder with {content}>")
@@ -47,15 +59,22 @@ def _shapes(config: Mapping[str, Any], part: Part, targets: Sequence[str]) -> Sa
 _Create = Callable[[Mapping[str, Any], Part, Sequence[str]], SampleSource]
 _DATASETS: dict[str, tuple[_Create, tuple[str, ...]]] = {
     "coco": (_coco, ("boxes", "mask")),
+    "folder": (_folder, ()),
     "imagenet": (_imagenet, ("label",)),
     "shapes": (_shapes, ("boxes", "label", "mask")),
     "voc": (_voc, ("boxes", "mask")),
+    "yolo": (_yolo, ("boxes", "mask")),
 }
 
 
 def offered(dataset: str) -> tuple[str, ...]:
-    """The targets that a data set can have: "label", "boxes", "mask"."""
+    """The targets that a data set can have: "label", "boxes", "mask"; none for images without labels."""
     return _DATASETS[dataset][1]
+
+
+def told(targets: Iterable[str]) -> str:
+    """The targets that a data set has, for messages."""
+    return ", ".join(targets) or "no labels (images for teachers alone)"
 
 
 def create_source(config: Mapping[str, object], part: Part, *targets: str) -> SampleSource:
@@ -74,7 +93,7 @@ def create_source(config: Mapping[str, object], part: Part, *targets: str) -> Sa
     for target in (target for target in targets if target not in offers):
         others = ", ".join(name for name, (_, offered) in _DATASETS.items() if target in offered)
         raise ConfigError(
-            f"dataset={config['name']} offers {', '.join(offers)}, but the task needs {target}, which {others} have"
+            f"dataset={config['name']} offers {told(offers)}, but the task needs {target}, which {others} have"
         )
     source = create(config, part, targets)
     if not len(source):

@@ -10,7 +10,7 @@ from mnv2vision.contracts import HeadConfig, HeadInUse, HeadSettings, HeadTraini
 from mnv2vision.data.formats.imagenet import check_same_classes
 from mnv2vision.data.mixture import Labels, Mixture, Relabelled, counts_per_batch, unite
 from mnv2vision.data.sample import Sample, SampleSource, names_of
-from mnv2vision.data.sources import create_source, offered
+from mnv2vision.data.sources import create_source, offered, told
 from mnv2vision.errors import ConfigError
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
@@ -30,7 +30,7 @@ class DataPart:
         dataset: The section of the configuration.
         targets: What the heads that it serves need of it.
         train: Samples to learn from, or to calibrate int8 with; None in evaluation.
-        val: Samples to measure on.
+        val: Samples to measure on; those to learn from, where it serves no head.
         share: Of a batch, beside those of the others; None by the number of images.
         learned: Whether its annotations are learned from; else they serve evaluation alone.
     """
@@ -76,6 +76,8 @@ def create_parts(config: Train | Eval | Export, tasks: Mapping[str, str], own: O
     for name, section in named.items():
         served = {head: needs[head] for head in _served(name, str(section["dataset"]), section.pop("heads"), needs)}
         share, learned = section.pop("share"), bool(section.pop("labels"))
+        if not (served or training):
+            continue
         assert isinstance(share, float | None)
         dataset = {**section, "name": section.pop("dataset")}
         parts.append(replace(_read(name, dataset, served, with_train), share=share, learned=learned))
@@ -98,16 +100,19 @@ def _served(name: str, dataset: str, heads: object, needs: Mapping[str, Target],
         if unknown := [head for head in heads if head not in needs]:
             raise ConfigError(f"{key}: there is no head {unknown[0]!r}; valid: {', '.join(needs)}")
         return list(map(str, heads))
+    offers = offered(dataset)
+    if name and not offers:
+        return []
     if name in needs:
         return [name]
-    able = [head for head, target in needs.items() if target in offered(dataset)]
+    able = [head for head, target in needs.items() if target in offers]
     rivals = [head for head in able if [needs[other] for other in able].count(needs[head]) > 1]
     if rivals and not twice:
         raise ConfigError(f"{key}: {dataset} could serve {' and '.join(rivals)}: say which, such as [{rivals[0]}]")
     if not able:
         raise ConfigError(
-            f"{f'data.{name}.' if name else ''}dataset={dataset} has {', '.join(offered(dataset))}, which none of the"
-            f" heads {', '.join(needs)} learns from"
+            f"{f'data.{name}.' if name else ''}dataset={dataset} has {told(offers)}, which none of the heads"
+            f" {', '.join(needs)} learns from"
         )
     return able
 
@@ -115,7 +120,8 @@ def _served(name: str, dataset: str, heads: object, needs: Mapping[str, Target],
 def _read(name: str, dataset: Mapping[str, object], served: Mapping[str, Target], with_train: bool) -> DataPart:
     wanted = tuple(dict.fromkeys(served.values())) or offered(str(dataset["name"]))[:1]  # for its images
     train = create_source(dataset, "train", *wanted) if with_train else None
-    return DataPart(name, dataset, served, create_source(dataset, "val", *wanted), train)
+    val = create_source(dataset, "val", *wanted) if train is None or served else train
+    return DataPart(name, dataset, served, val, train)
 
 
 def _checked(parts: list[DataPart], tasks: Mapping[str, str], training: bool) -> list[DataPart]:
@@ -127,7 +133,7 @@ def _checked(parts: list[DataPart], tasks: Mapping[str, str], training: bool) ->
             if part.train is not None:
                 check_same_classes(names_of(part.train, target), names_of(part.val, target))
     if not any(part.targets for part in parts):
-        there = ", ".join(sorted({target for part in parts for target in part.val.targets})) or "no target"
+        there = told(sorted({target for part in parts for target in part.val.targets}))
         wanted = ", ".join(TASKS[task].target for task in tasks.values())
         raise ConfigError(f"data: the samples have {there}, but the task needs {wanted}")
     return parts

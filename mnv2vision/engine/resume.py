@@ -94,7 +94,8 @@ def identify(parts: Sequence[DataPart], names: Mapping[str, Sequence[str]]) -> d
     for part in parts:
         section, of = (f"data.{part.name}", f" of {part.name}") if part.name else ("dataset", "")
         found |= {f"{section}.{key}": value for key, value in part.dataset.items() if key not in ("root", "sbd")}
-        found |= {f"training images{of}": len(part.train or ()), f"validation images{of}": len(part.val)}
+        found |= {f"training images{of}": len(part.train or ())}
+        found |= {f"validation images{of}": len(part.val)} if part.targets else {}
     if len(names) == 1:
         return {**found, "classes": list(*names.values())}
     return found | {f"classes of {head}": list(own) for head, own in names.items()}

@@ -58,7 +58,7 @@ def test_the_groups() -> None:
     assert set(groups("eval")) == {"dataset"}
     assert groups("predict") == groups("convert") == {}
     assert CHOICES["backbone"] == sorted(BACKBONES)
-    assert CHOICES["dataset"] == ["coco", "imagenet", "shapes", "voc"]
+    assert CHOICES["dataset"] == ["coco", "folder", "imagenet", "shapes", "voc", "yolo"]
 
 
 def model_of(config: Train, names: tuple[str, ...]) -> Any:

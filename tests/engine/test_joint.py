@@ -211,6 +211,45 @@ def test_a_teacher_of_labelled_data(tmp_path: Path, train: Train, capsys: Captur
     assert capsys.readouterr().err.count(remark) == 1  # of two epochs
 
 
+def test_a_folder_of_photos_is_for_teachers(
+    tmp_path: Path, train: Train, tiny: tuple[str, ...], capsys: Capture
+) -> None:
+    """It has no validation part, and serves no head; a resumed run and an evaluation find it as it was."""
+    teacher = mv.create_model("segmentation", names=("background", "thing"), width=0.35, image_size=32).eval()
+    mv.save(teacher, tmp_path / "teacher.safetensors")
+    (tmp_path / "photos/below").mkdir(parents=True)
+    for number in range(9):
+        picture = Image.fromarray(np.random.default_rng(number).integers(0, 255, (40, 50, 3), np.uint8))
+        picture.save(tmp_path / f"photos/{'below' if number % 2 else '.'}/{number}.png")
+    photos = ("data.photos.dataset=folder", f"data.photos.root={tmp_path / 'photos'}")
+    heads = ("heads=[classification,segmentation]", f"teachers.segmentation={tmp_path / 'teacher.safetensors'}")
+    run = tmp_path / "run"
+    assert train(*JOINT, *heads, *parts("classification"), *photos, f"run_dir={run}") == 0
+    assert "segmentation/loss" in (run / "metrics.csv").read_text()
+    assert "of photos; an epoch has as many images as they have together" in capsys.readouterr().err
+    assert train(f"resume={run / 'checkpoints/last.ckpt'}", "trainer.max_epochs=3") == 0
+    data = (*parts("classification"), *photos, "loader.workers=0", "trainer.accelerator=cpu")
+    assert main(["eval", f"checkpoint={run / 'model.safetensors'}", *data, f"run_dir={tmp_path / 'eval'}"]) == 0
+
+    capsys.readouterr()
+    alone = "no labels (images for teachers alone)"
+    for arguments, message in (
+        (("task=detection", "dataset=folder"), f"dataset=folder offers {alone}, but the task needs boxes, which coco"),
+        ((*JOINT, *heads, "dataset=folder"), f"dataset=folder has {alone}, which none of the heads classification, s"),
+        ((*JOINT, *heads, *photos), f"data: the samples have {alone}, but the task needs label, mask"),
+        ((*JOINT, *heads, *photos, "data.photos.heads=[segmentation]"), f"dataset=folder offers {alone}, but the"),
+    ):
+        given = [f"dataset.root={tmp_path / 'photos'}"] if "dataset=folder" in arguments else []
+        own = [item for item in tiny if not item.startswith("dataset.")]
+        assert main(["train", *own, *arguments, *given, "recipe=null", f"run_dir={tmp_path / 'no'}"]) == 2
+        assert message in (error := capsys.readouterr().err)
+        assert error.count("\n") == 1
+    model = mv.load(run / "model.safetensors").only("classification")
+    with pytest.raises(ConfigError, match=r"dataset=folder offers no labels \(images"):
+        mv.evaluate(model, dataset="folder", **{"dataset.root": tmp_path / "photos"}, run_dir=str(tmp_path / "no"))
+    assert not (tmp_path / "no").exists()
+
+
 def test_labels_that_are_for_evaluation_alone(tmp_path: Path, train: Train) -> None:
     """The classes are the teacher's; the annotations of the data set, some of them, measure what was learned."""
     names = ("background", *reversed(Shapes.names), "more")
@@ -336,8 +375,8 @@ def test_an_epoch_without_a_label(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         (["heads=[classification,faces]"], "heads: 'faces' is unknown; valid: classification, detection, segmentation"),
         (["heads=[detection,detection]"], "heads: detection is given twice; name one of them, such as faces:detection"),
         (["heads=[detection,more:detection]"], "heads: shapes could serve detection and more: say which, such as"),
-        (["data.x.root=a"], "data.x: give data.x.dataset= as well (valid: coco, imagenet, shapes, voc)"),
-        (["data.x.dataset=cifar"], "data.x.dataset=cifar is unknown; valid: coco, imagenet, shapes, voc"),
+        (["data.x.root=a"], "data.x: give data.x.dataset= as well (valid: coco, folder, imagenet, shapes, voc, yolo)"),
+        (["data.x.dataset=cifar"], "data.x.dataset=cifar is unknown; valid: coco, folder, imagenet, shapes, voc, yolo"),
         (["data.x.dataset=shapes", "data.x.heads=[faces]"], "data.x.heads: there is no head 'faces'; valid: class"),
         (["data.x.dataset=shapes", "loader.batch_size=1", *parts("detection")], "each batch has images of all 2"),
         (["loss.balance=magic"], "loss.balance='magic' is unknown; valid: fixed, uncertainty, gradient"),

@@ -158,7 +158,7 @@ def test_a_data_set_of_your_own_from_imagenet_weights(
     [
         (
             ["task=detection", "dataset=imagenet"],
-            "dataset=imagenet offers label, but the task needs boxes, which coco, shapes, voc have",
+            "dataset=imagenet offers label, but the task needs boxes, which coco, shapes, voc, yolo have",
         ),
         (
             ["task=classification", "dataset=voc"],

@@ -11,6 +11,7 @@ import numpy as np
 
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import upright
+from mnv2vision.data.formats.classes import select_classes, tell_of_absent
 from mnv2vision.data.formats.coco_index import coco_index, facts
 from mnv2vision.data.formats.coco_masks import check_outlines, paint_mask
 from mnv2vision.data.formats.names import texts
@@ -99,7 +100,7 @@ class Coco:
         for message in known.messages:
             log.warning("%s: %s", where, message)
         wanted = [_OF_VOC.get(name, name) for name in VOC_NAMES] if voc else classes
-        places = _select([name for _, name in known.categories], wanted, where)
+        places = select_classes([name for _, name in known.categories], wanted, where)
         self.category_ids = tuple(known.categories[place][0] for place in places)
         self.names = tuple(known.categories[place][1] for place in places)
         self._labels = np.full(len(known.categories), -1, np.int64)  # by the category's place
@@ -130,15 +131,7 @@ class Coco:
                 f"{where}: all {len(crowd)} objects are marked iscrowd, so training and evaluation would ignore them"
             )
         labels = self._labels[self.index["categories"][self.objects[~crowd]]]
-        absent = np.flatnonzero(np.bincount(labels, minlength=len(self.names)) == 0)
-        if len(absent):
-            log.warning(
-                "%s: %d of %d categories have no objects: %s",
-                where,
-                len(absent),
-                len(self.names),
-                few([self.names[label] for label in absent]),
-            )
+        tell_of_absent(labels, self.names, where)
 
     def _check_first_name(self, where: str) -> None:
         name = texts(self.index, "files")[0]
@@ -203,15 +196,3 @@ def _find(root: Path, split: str, year: str) -> tuple[Path, Path]:
         raise DataError(f"{candidates[0]}: no such file for the split {split!r}{found}")
     folders = [*(root / name for name in names), *(root / "images" / name for name in names), root / "images"]
     return file, next((folder for folder in folders if folder.is_dir()), file.parent)
-
-
-def _select(names: Sequence[str], classes: Sequence[str] | None, where: str) -> list[int]:
-    """The indices of the wanted names."""
-    if classes is None:
-        return list(range(len(names)))
-    wanted = [str(name).strip() for name in classes]
-    unknown = [name for name in wanted if name not in names]
-    if unknown or not wanted or len(set(wanted)) < len(wanted):
-        problem = f"no category {few(unknown)}" if unknown else "`classes` must be one or more distinct names"
-        raise DataError(f"{where}: {problem}; the categories are: {few(sorted(names), 20)}")
-    return [names.index(name) for name in wanted]

@@ -1,7 +1,8 @@
-"""The files below class folders, found by a walk or in its cached result."""
+"""The images below a folder, found by a walk or in its cached result."""
 
 import errno
 import hashlib
+import logging
 import os
 import time
 from collections import Counter
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 from mnv2vision.common.atomic import atomic_path
 from mnv2vision.common.cache import home
 from mnv2vision.common.logs import warn_once
+from mnv2vision.common.text import few
 from mnv2vision.data.decoding import IMAGE_EXTENSIONS
 from mnv2vision.data.formats.names import FileNames
 from mnv2vision.errors import DataError
+
+log = logging.getLogger(__name__)
 
 _CACHE_FORMAT = 2
 _CLOCK_TICK_NS = 20_000_000
@@ -30,7 +34,7 @@ class Index:
     """The images of a split's folder.
 
     Attributes:
-        folders: Class folders; none if the split is flat.
+        folders: Class folders; none if the split is flat, or they are not wanted.
         counts: (C,) images in each.
         files: All their names, relative to their class folder.
         left_out: Number of ignored files by extension, and of images beside the class folders.
@@ -42,22 +46,28 @@ class Index:
     left_out: Mapping[str, int]
 
 
-def load_index(folder: str) -> Index:
-    """The index of a split's folder, from the cache if no folder's time has changed.
+def load_index(folder: str, *, classes: bool = True) -> Index:
+    """The index of a folder, from the cache if no folder's time has changed.
 
     Where times mean nothing, as in a mounted bucket, the folders are walked every time.
+
+    Args:
+        folder: Of a split.
+        classes: Whether the folders in it are classes; else all images below it are alike.
 
     Raises:
         DataError: If the folder cannot be walked, or has no images.
     """
-    key = hashlib.sha256(os.fsencode(f"{_CACHE_FORMAT}:{os.path.realpath(folder)}")).hexdigest()[:32]
+    key = hashlib.sha256(
+        os.fsencode(f"{_CACHE_FORMAT}{'' if classes else ' flat'}:{os.path.realpath(folder)}")
+    ).hexdigest()[:32]
     cache = home() / "index" / f"{key}.npz"
     index = _read_cache(cache, folder)
     if index is None:
         started = time.time_ns()
         walk = _Walk(folder)
         try:
-            index = walk.index()
+            index = walk.index() if classes else walk.flat_index()
         except OSError as error:
             reason = "a symbolic link to itself" if error.errno == errno.ELOOP else error.strerror
             raise DataError(f"{error.filename or folder}: cannot be read ({reason})") from error
@@ -66,6 +76,14 @@ def load_index(folder: str) -> Index:
         times = {name: changed if changed <= latest else _UNKNOWN for name, changed in walk.visited.items()}
         _write_cache(cache, index, times)
     return index
+
+
+def tell_of_left_out(index: Index, folder: str) -> None:
+    """Warn of the files that are no images, with their number by extension."""
+    kinds = [f"{kind or 'without extension'} {count}" for kind, count in sorted(index.left_out.items()) if count]
+    if kinds:
+        files = "1 file is" if (count := sum(index.left_out.values())) == 1 else f"{count} files are"
+        log.warning("%s: %s ignored, without an image extension (%s)", folder, files, few(kinds, 10))
 
 
 class _Walk:
@@ -82,7 +100,7 @@ class _Walk:
 
     def index(self) -> Index:
         """Walk it."""
-        above = tuple(_identity(os.stat(parent)) for parent in Path(self._folder).resolve().parents)
+        above = self._parents()
         class_folders, images = self._list("", above)
         if not class_folders and not images:
             raise DataError(f"{self._folder}: no class folders and no images ({' '.join(IMAGE_EXTENSIONS)})")
@@ -96,13 +114,24 @@ class _Walk:
         counts = np.array([len(images) for images in lists])
         return Index(tuple(class_folders), counts, FileNames.of(names), self._left_out)
 
+    def flat_index(self) -> Index:
+        """Walk it, whatever its folders mean."""
+        images = sorted(self._images_below("", self._parents()))
+        if not images:
+            raise DataError(f"{self._folder}: no images ({' '.join(IMAGE_EXTENSIONS)})")
+        return Index((), np.zeros(0, np.int64), FileNames.of(images), self._left_out)
+
+    def _parents(self) -> tuple[object, ...]:
+        return tuple(_identity(os.stat(parent)) for parent in Path(self._folder).resolve().parents)
+
     def _images_below(self, name: str, above: tuple[object, ...]) -> Iterator[str]:
         subfolders, images = self._list(name, above)
-        yield from (f"{name}/{image}" for image in images)
+        prefix = f"{name}/" if name else ""
+        yield from (f"{prefix}{image}" for image in images)
         if subfolders:
             above = (*above, _identity(os.stat(os.path.join(self._folder, name))))
             for subfolder in subfolders:
-                yield from self._images_below(f"{name}/{subfolder}", above)
+                yield from self._images_below(f"{prefix}{subfolder}", above)
 
     def _list(self, name: str, above: tuple[object, ...]) -> tuple[list[str], list[str]]:
         """List a folder: its subfolders and its images, sorted."""

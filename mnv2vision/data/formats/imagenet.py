@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import decode_image
-from mnv2vision.data.formats.folder_index import Index, load_index
+from mnv2vision.data.formats.folder_index import load_index, tell_of_left_out
 from mnv2vision.data.formats.names import FileNames
 from mnv2vision.data.sample import Sample
 from mnv2vision.errors import DataError
@@ -55,7 +55,7 @@ class ImageNet:
         root = os.path.abspath(root)
         self._folder = _split_folder(root, split)
         index = load_index(self._folder)
-        _tell_of_left_out(index, self._folder)
+        tell_of_left_out(index, self._folder)
         folders, files = index.folders, index.files
         if len(folders) == 1:
             _check_level(folders[0], files, self._folder)
@@ -133,13 +133,6 @@ def _split_folder(root: str, split: str) -> str:
             raise DataError(f"{root}: cannot be read ({error.strerror})") from error
         raise DataError(f"{folder}: no split {split!r}; folders found: {few(splits) or 'none'}")
     return folder
-
-
-def _tell_of_left_out(index: Index, folder: str) -> None:
-    kinds = [f"{kind or 'without extension'} {count}" for kind, count in sorted(index.left_out.items()) if count]
-    if kinds:
-        files = "1 file is" if (count := sum(index.left_out.values())) == 1 else f"{count} files are"
-        log.warning("%s: %s ignored, without an image extension (%s)", folder, files, few(kinds, 10))
 
 
 def _check_level(folder: str, files: FileNames, where: str) -> None:
