@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mnv2vision.contracts import HeadTraining, Lesson, Raw
+from mnv2vision.contracts import HeadTraining, Lesson, Raw, no_loss
 from mnv2vision.data.batch import Batch
 from mnv2vision.models.shared_pass import Run
 from mnv2vision.models.tasks import TASKS
@@ -117,8 +117,9 @@ class Objective:
                 taught[name] = self._is_taught(name, batch)
                 if taught[name]:
                     found["taught"] = self._imitation(name, own, images, view, ~has_labels, seen)
-                else:  # and no forward pass of the teacher's for it
-                    found["taught"] = torch.zeros_like(labelled[name])
+                else:  # no forward pass of the teacher's, but gradients, which DDP expects
+                    adapters = self.adapters[name].parameters() if name in self.adapters else ()
+                    found["taught"] = no_loss(labelled[name], *adapters)
                 labelled[name] = torch.full_like(labelled[name], len(has_labels))  # it learns from all
             losses[name] = torch.stack(list(found.values())).sum()
             if len(found) > 1:

@@ -43,5 +43,5 @@ def tell_of_absent(labels: NDArray[np.int64], names: Sequence[str], where: str) 
     """
     absent = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)
     if len(absent):
-        told = few([names[label] for label in absent])
+        told = few([names[label] for label in absent.tolist()])
         log.warning("%s: %d of %d categories have no objects: %s", where, len(absent), len(names), told)
