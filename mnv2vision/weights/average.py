@@ -61,17 +61,15 @@ def check_alike(models: Mapping[str, VisionModel]) -> None:
 
 
 def _described(config: ModelConfig) -> dict[str, object]:
-    """What decides on the meaning of the weights, by key."""
-    found: dict[str, object] = {"backbone": config.backbone}
-    options = _with_defaults(config.backbone_options, BACKBONES[config.backbone])
-    found |= {f"backbone.{key}": value for key, value in options.items()}
-    found["heads"] = list(config.heads)
+    """What decides on the meaning of the weights, by key, the most telling first."""
+    found: dict[str, object] = {"backbone": config.backbone, "heads": list(config.heads)}
     for name, head in config.heads.items():
         place = "" if len(config.heads) == 1 else f"{name}."
         found |= {f"{place}task": head.task, f"{place}classes": head.names or head.num_classes}
-        found[f"{place}taps"] = head.taps
-        options = _with_defaults(head.options, TASKS[head.task].head.build)
-        found |= {f"{place}{key}": value for key, value in options.items()}
+        own = {"taps": head.taps, **_with_defaults(head.options, TASKS[head.task].head.build)}
+        found |= {f"{place}{key}": value for key, value in own.items()}
+    options = _with_defaults(config.backbone_options, BACKBONES[config.backbone])
+    found |= {f"backbone.{key}": value for key, value in options.items()}
     return found | {f"preprocessing.{key}": value for key, value in config.preprocessing.to_dict().items()}
 
 

@@ -61,7 +61,7 @@ def test_models_alike_are_taken() -> None:
         ({"num_classes": 4}, "classes is 3 in one, 4 in the other"),
         ({"num_classes": 3, "names": ("a", "b", "c")}, "classes is 3 in one, a, b, c in the other"),
         ({"image_size": 64}, r"preprocessing.image_size is 32, 32 in one, 64, 64 in the other"),
-        ({"task": "segmentation"}, "task is classification in one, segmentation in the other"),
+        ({"task": "segmentation"}, "heads is classification in one, segmentation in the other"),
     ],
 )
 def test_other_models_are_refused(other: dict[str, Any], difference: str) -> None:
