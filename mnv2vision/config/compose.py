@@ -132,7 +132,8 @@ def _of_recipe_file(given: Sequence[Given]) -> list[Given]:
         section, _, name = item.key.partition(".")
         choice = next((str(own.value) for own in reversed(given) if own.key == section), None)
         # Not what it says of its own backbone or data set that the chosen one does not have.
-        if section not in SECTIONS or choice not in GROUPS[section] or name in values(GROUPS[section][choice]()):
+        known = GROUPS[section].get(choice or "") if section in SECTIONS else None
+        if known is None or name in values(known()):
             kept.append(item)
     return [*chosen, *kept]
 
