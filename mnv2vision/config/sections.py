@@ -147,6 +147,10 @@ class Distill:
     features: Annotated[tuple[str, ...], Many(Word())] = option(
         (), "taps that are to be like the teacher's, such as [block13.expand,last]"
     )
+    cache: UserText | None = option(
+        None,
+        "a folder that keeps the teacher's answers: the same seed and augmentation, and they are not computed again",
+    )
 
 
 @dataclass(frozen=True)

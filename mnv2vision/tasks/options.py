@@ -19,6 +19,7 @@ class Distillation:
         images: "all", or "unlabelled": those without labels of the head.
         batch_statistics: Whether teachers normalise by each batch's own statistics.
         features: Names of taps that are to be like the teacher's.
+        cache: A folder that keeps the teachers' answers.
     """
 
     loss: Kind = "kl"
@@ -27,6 +28,7 @@ class Distillation:
     images: Literal["all", "unlabelled"] = "all"
     batch_statistics: bool = False
     features: tuple[str, ...] = ()
+    cache: str | None = None
 
 
 @dataclass(frozen=True)

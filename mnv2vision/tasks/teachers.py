@@ -14,6 +14,7 @@ from mnv2vision.errors import ConfigError
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.preprocessing import Preprocessing
 from mnv2vision.tasks.options import Distillation
+from mnv2vision.tasks.teacher_cache import TeacherCache, by_image, of_batch
 from mnv2vision.training.distillation import FeatureImitation
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,11 @@ class Teacher:
         self._device: torch.device | None = None
         self._seen: dict[str, Tensor] = {}
         self.features: FeatureImitation | None = None
+        self._cache: TeacherCache | None = None
+        if options.cache is not None:
+            if options.features or options.batch_statistics:
+                raise ConfigError("distill.cache: keeps answers that depend on one image, without features")
+            self._cache = TeacherCache(options.cache, model.network, f"{model.preprocessing} {model.head}")
         self.classes = _common_classes(model, student.config)
         mine, theirs = (getattr(head, "scores", None) for head in (student.head, getattr(model.network, "head", None)))
         if mine and theirs and mine != theirs:
@@ -98,9 +104,22 @@ class Teacher:
         """
         if images.device != self._device:
             self._prepare(images.device)
+        if self._cache is not None:
+            return self._remembered(self._cache, training, images), {}
         raw = training.ask(self._network, self._preprocessing, images)
         features, self._seen = self._seen, {}
         return raw, features
+
+    def _remembered(self, cache: TeacherCache, training: HeadTraining, images: Tensor) -> Raw:
+        """The raw output, of images that were seen before from the cache."""
+        keys = cache.keys(images)
+        answers = cache.read(keys)
+        if new := [index for index, key in enumerate(keys) if key not in answers]:
+            raw = by_image(training.ask(self._network, self._preprocessing, images[new]))
+            found = {keys[index]: answer for index, answer in zip(new, raw, strict=True)}
+            cache.write(found)
+            answers |= found
+        return of_batch([answers[key] for key in keys], images.device)
 
     def _prepare(self, device: torch.device) -> None:
         """Move to where the images are, and make ready for a hundred passes an epoch."""
