@@ -95,14 +95,17 @@ def _with_rate(config: Train, rate: float) -> Train:
     return replace(config, optimizer=replace(config.optimizer, lr=rate))
 
 
+def _averaging(config: Train) -> list[Callback]:
+    return [Averaging(config.ema.decay)] if config.ema.decay else []
+
+
 @contextmanager
-def _probe(config: Train, section: Trainer, callbacks: Sequence[Callback] = ()) -> Iterator[pl.Trainer]:
-    """A Trainer for a few steps, in silence, whose files are removed; with the averaged model of the run."""
-    average = [Averaging(config.ema.decay)] if config.ema.decay else []
+def _probe(section: Trainer, callbacks: Sequence[Callback] = ()) -> Iterator[pl.Trainer]:
+    """A Trainer for a few steps, in silence, whose files are removed."""
     package = logging.getLogger("mnv2vision")
     level = package.level
     with tempfile.TemporaryDirectory() as folder, refused_options():
-        trainer = create_trainer(section, Path(folder), [*average, *callbacks])
+        trainer = create_trainer(section, Path(folder), callbacks)
         if trainer.world_size > 1:
             raise ConfigError("auto and time= are measured by one process: give trainer.devices=1, or numbers")
         package.setLevel(logging.ERROR)
@@ -123,7 +126,7 @@ def _largest_batch(config: Train, assemble: Assemble) -> int:
     for size in (_SIZES[0], *_SIZES):  # at first, much is set up that stays
         task, data = assemble(_with_rate(_with_batch(config, size), _RATES[0]))  # memory does not depend on the rate
         images = len(data.train_samples)
-        with _probe(config, limits) as trainer:
+        with _probe(limits, _averaging(config)) as trainer:
             device = trainer.strategy.root_device
             total = _memory(device)
             _forget_peak(device)
@@ -187,7 +190,7 @@ def _best_rate(config: Train, assemble: Assemble) -> float:
     plan = replace(config.trainer, max_epochs=-1, max_steps=_RANGE_STEPS, check_val_every_n_epoch=_MANY)
     task, data = assemble(_with_rate(replace(config, trainer=plan), _RATES[0]))
     task.__dict__["_check_losses"] = task._losses.clear  # the loss is to become large
-    with _probe(config, plan) as trainer, contextlib.redirect_stderr(io.StringIO()):  # Lightning's bar
+    with _probe(plan) as trainer, contextlib.redirect_stderr(io.StringIO()):  # Lightning's bar
         found = Tuner(trainer).lr_find(
             task, datamodule=data, min_lr=_RATES[0], max_lr=_RATES[1], num_training=_RANGE_STEPS, update_attr=False
         )
@@ -288,7 +291,7 @@ def _fit_time(config: Train, seconds: float, assemble: Assemble, began: float) -
         limit_val_batches=min(val_batches, _VAL_BATCHES),
     )
     clock = _Clock(min(10.0, seconds / 20))
-    with _probe(config, plan, [clock]) as trainer:
+    with _probe(plan, [*_averaging(config), clock]) as trainer:
         trainer.fit(task, data)
     step = float(np.mean(clock.train[_FIRST_STEPS:])) * section.accumulate_grad_batches
     validation = float(np.mean(clock.val[1:] or clock.val or [0.0])) * val_batches  # the first one sets much up

@@ -112,13 +112,13 @@ def test_the_batch_that_fits(
 def test_time(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a machine where whatever is measured takes 1000 s, so that the real time before it counts for nothing."""
-    monkeypatch.setattr(decide._Clock, "_lap", lambda clock, module: 1000.0)
+    """Of a machine where whatever is measured takes 10^6 s, so that the real time before it counts for nothing."""
+    monkeypatch.setattr(decide._Clock, "_lap", lambda clock, module: 1e6)
     run = tmp_path / "run"
-    # 0.95 * 25000 - 2 validations of 3 batches = 17750; a step takes 1000 + 3000 / 7: 12.4 of them.
-    assert train("time=25000s", f"run_dir={run}") == 0
+    # 0.95 * 25 - 2 validations of 3 batches = 17.75; a step takes 1 + 3 / 7: 12.4 of them (all in 10^6 s).
+    assert train("time=25000000s", f"run_dir={run}") == 0
     said = capsys.readouterr().err
-    assert "time=25000s: trainer.max_steps=12, 1.7 epochs, by 1e+03 s a step and 3e+03 s a validation" in said
+    assert "time=25000000s: trainer.max_steps=12, 1.7 epochs, by 1e+06 s a step and 3e+06 s a validation" in said
     config = config_of(run)
     assert config["time"] is None
     assert config["trainer"]["max_steps"] == 12
@@ -127,5 +127,5 @@ def test_time(
     assert rows == [["epoch", "step"], ["1", "7"], ["2", "12"]]
     assert train("time=1h", f"run_dir={tmp_path / 'short'}") == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: time=3600s: too short for a step of 1e+03 s, two validations of 3e+03 s")
+    assert said.startswith("error: time=3600s: too short for a step of 1e+06 s, two validations of 3e+06 s")
     assert not (tmp_path / "short").exists()
