@@ -20,8 +20,9 @@ from PIL import Image
 
 import mnv2vision as mv
 from mnv2vision.common.cache import home
+from mnv2vision.config.commands import COMMANDS
 from mnv2vision.config.compose import load_config
-from mnv2vision.config.schema import COMMANDS, Tune
+from mnv2vision.config.schema import Tune
 from mnv2vision.config.space import check_space, parse_space
 from mnv2vision.inference.runtimes.base import formats_table
 

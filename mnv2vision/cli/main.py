@@ -8,7 +8,7 @@ from pathlib import Path
 from mnv2vision.cli.command import run_command
 from mnv2vision.common.logs import show_log
 from mnv2vision.common.threads import set_up_threads
-from mnv2vision.config.schema import COMMANDS
+from mnv2vision.config.commands import COMMANDS
 from mnv2vision.version import __version__
 
 

@@ -16,11 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mnv2vision.config import recipe_file
+from mnv2vision.config.commands import COMMANDS, GROUPS, SECTIONS, command_of, command_options
 from mnv2vision.config.kinds import Kind, WrongValueError
 from mnv2vision.config.named import add_named
 from mnv2vision.config.options import build, plain, values
 from mnv2vision.config.parse import Given, parse
-from mnv2vision.config.schema import COMMANDS, GROUPS, SECTIONS, Train, command_of, command_options
+from mnv2vision.config.schema import Train
 from mnv2vision.errors import ConfigError
 
 T = TypeVar("T")

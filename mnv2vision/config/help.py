@@ -6,10 +6,10 @@ python -m mnv2vision.config.help > docs/options.md
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
+from mnv2vision.config.commands import COMMANDS, GROUPS, SECTIONS, command_options
 from mnv2vision.config.compose import DEFAULTS, OWN, groups, load_config
 from mnv2vision.config.named import PartOptions
 from mnv2vision.config.options import Option, options, values
-from mnv2vision.config.schema import COMMANDS, GROUPS, SECTIONS, command_options
 
 _PAGE = """# Options
 

@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mnv2vision.config.commands import SECTIONS
 from mnv2vision.config.compose import load_config
 from mnv2vision.config.options import values
-from mnv2vision.config.schema import SECTIONS, Train
+from mnv2vision.config.schema import Train
 from mnv2vision.errors import ConfigError
 
 _ENTRY = re.compile(r"\s*([^=,()\s]+)=(\w+)\(([^()]*)\)\s*(,|$)")

@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 
 from mnv2vision.common import draw
 from mnv2vision.common.atomic import atomic_path, write_text
+from mnv2vision.config.commands import GROUPS, SECTIONS
 from mnv2vision.config.compose import load_config
 from mnv2vision.config.options import values
-from mnv2vision.config.schema import GROUPS, SECTIONS, Train
+from mnv2vision.config.schema import Train
 from mnv2vision.config.space import Dimension
 from mnv2vision.engine.trial import REASON
 

@@ -17,12 +17,13 @@ from omegaconf import OmegaConf
 import mnv2vision as mv
 from mnv2vision.backbones import BACKBONES
 from mnv2vision.config.backbones import BACKBONES as SCHEMAS
+from mnv2vision.config.commands import COMMANDS, command_options
 from mnv2vision.config.compose import config_folder, groups, load_config
 from mnv2vision.config.datasets import DATASETS
 from mnv2vision.config.help import options_page
 from mnv2vision.config.named import add_named, head_tasks
 from mnv2vision.config.options import options, values
-from mnv2vision.config.schema import COMMANDS, Train, command_options
+from mnv2vision.config.schema import Train
 from mnv2vision.data.augment.classification import EvaluationTransform
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.loader import DataModule

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from mnv2vision.config.commands import COMMANDS
 from mnv2vision.config.compose import groups, kinds, load_config
 from mnv2vision.config.kinds import Flag, Kind, Many, Number, OneOf
 from mnv2vision.config.named import head_tasks
 from mnv2vision.config.options import values
-from mnv2vision.config.schema import COMMANDS
 from mnv2vision.data.augment.classification import EvaluationTransform
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.loader import DataModule

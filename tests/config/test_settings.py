@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from mnv2vision.config.commands import COMMANDS
 from mnv2vision.config.compose import load_config, load_values
 from mnv2vision.config.options import build, values
-from mnv2vision.config.schema import COMMANDS, Eval, Train
+from mnv2vision.config.schema import Eval, Train
 from mnv2vision.errors import ConfigError
 
 
