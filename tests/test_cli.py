@@ -129,7 +129,7 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeyp
         out, err = capsys.readouterr()
         wanted = "usage: mnv2vision train|tune|eval|predict|convert|export|benchmark|reproduce"
         if arguments == ["fly"]:
-            wanted = "error: unknown command 'fly'; valid: train, tune, eval, predict, convert, export, benchmark, reproduce\n"
+            wanted = f"error: unknown command 'fly'; valid: {', '.join(COMMANDS)}\n"
         assert (out if asked else err).startswith(wanted)
         assert not (err if asked else out)
 
