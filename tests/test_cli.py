@@ -127,12 +127,9 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeyp
     for given in (arguments, None):
         assert main(given) == (0 if asked else 2)
         out, err = capsys.readouterr()
-        wanted = "usage: mnv2vision train|eval|predict|convert|average|export|benchmark|reproduce"
+        wanted = "usage: mnv2vision train|tune|eval|predict|convert|average|export|benchmark|reproduce"
         if arguments == ["fly"]:
-            wanted = (
-                "error: unknown command 'fly'; valid: train, eval, predict, convert, average, export, benchmark,"
-                " reproduce\n"
-            )
+            wanted = f"error: unknown command 'fly'; valid: {', '.join(COMMANDS)}\n"
         assert (out if asked else err).startswith(wanted)
         assert not (err if asked else out)
 
@@ -144,6 +141,7 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeyp
             "train",
             ["task=", "dataset=coco|imagenet|shapes|voc", "recipe=", "imagenet_paper", "batch_size: 32", "rms_decay"],
         ),
+        ("tune", ["space:", "trials: 20", "Takes the keys of train as well"]),
         ("eval", ["dataset=coco|imagenet|shapes|voc", "checkpoint:", "batch_size: 32"]),
         ("predict", ["images:", "output: predictions"]),
         ("convert", ["source:", "keep_background:"]),
@@ -207,7 +205,7 @@ def test_help_follows_the_choice_of_a_group(capsys: pytest.CaptureFixture[str]) 
         (["=3"], "unknown key"),
         (
             ["loader.batch_size=many"],
-            "loader.batch_size=many: loader.batch_size takes a whole number in 1..1048576, not many",
+            "loader.batch_size=many: loader.batch_size takes a whole number in 1..1048576 or auto, not many",
         ),
         (["loader.batch_size=2.5"], "loader.batch_size takes a whole number"),
         (["loader.batch_size=true"], "loader.batch_size takes a whole number"),
@@ -286,7 +284,7 @@ def test_keys_and_values(arguments: list[str], message: str, capsys: pytest.Capt
         (["loader.workers=1_000_000"], "loader.workers takes a whole number in 0.."),
         (["ema.decay=nan"], "ema.decay takes a number of 0 or more and below 1, not nan"),
         (["ema.decay=2"], "ema.decay takes a number of 0 or more and below 1, not 2"),
-        (["optimizer.lr=inf"], "optimizer.lr takes a number of 0 or more, not inf"),
+        (["optimizer.lr=inf"], "optimizer.lr takes a number of 0 or more or auto, not inf"),
         (["optimizer.lr=nan"], "optimizer.lr takes"),
         (["seed=-1"], "seed takes a whole number in 0..4294967295, not -1"),
         (["preprocessing.mean=[0.5]"], "preprocessing.mean takes a list of 3 values, each a number"),

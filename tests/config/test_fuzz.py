@@ -20,6 +20,7 @@ from mnv2vision.config.options import values
 from mnv2vision.data.augment.classification import EvaluationTransform
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.loader import DataModule
+from mnv2vision.engine.decide import undecided
 from mnv2vision.engine.initial import new_model
 from mnv2vision.engine.parts import DataPart, task_parts
 from mnv2vision.engine.train import augmentation, head_settings, training_options
@@ -39,7 +40,7 @@ WORDS = """auto null None true false yes on '' "" cpu tpu gpu cuda bf16-true 16 
     extend_list(1) /data/x ../x . / \\ \\\\ % # $HOME"""
 PRINTABLE = string.printable[:-5] + "äß→"
 OPTIONS = ("profiler", "val_check_interval", "overfit_batches", "fast_dev_run", "max_time", "min_epochs", "callbacks")
-NAMES = ("train", "train", "train", "train", "eval", "predict", "convert", "average", "benchmark", "reproduce")
+NAMES = ("train", "train", "train", "train", "tune", "eval", "predict", "convert", "average", "benchmark", "reproduce")
 
 
 def leaves(config: Any, prefix: str = "") -> list[str]:
@@ -121,6 +122,9 @@ def build(command: str, config: Any, folder: Path) -> None:
     if command != "train":
         return
     check_loggers(config.loggers)
+    if undecided(config):  # which is measured when a run begins
+        loader, optimizer = replace(config.loader, batch_size=4), replace(config.optimizer, lr=0.1)
+        config = replace(config, loader=loader, optimizer=optimizer)
     with torch.device("meta"):
         tasks = head_tasks(config.task, config.heads)
         model = new_model(replace(config, init_from=None), tasks, dict.fromkeys(tasks, Three.names))
@@ -134,7 +138,7 @@ def build(command: str, config: Any, folder: Path) -> None:
     task.check_options()
     callbacks = training_callbacks(config, folder, History(folder / "metrics.csv"), task.monitor)
     trainer = create_trainer(config.trainer, folder, callbacks, create_loggers(config, folder))
-    check_limits(trainer, config.loader.batch_size, {"train": 4, "val": 4})
+    check_limits(trainer, config.loader.size, {"train": 4, "val": 4})
 
 
 def outcome(command: str, line: Sequence[str], folder: Path) -> str:

@@ -53,7 +53,7 @@ def test_what_is_typed_counts_more(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("optimizer:\n  lrr: 1\n", "unknown key optimizer.lrr; did you mean optimizer.lr"),
-        ("optimizer:\n  lr: -1\n", "optimizer.lr takes a number of 0 or more, not -1"),
+        ("optimizer:\n  lr: -1\n", "optimizer.lr takes a number of 0 or more or auto, not -1"),
         ("optimizer: 3\n", "recipe=.*: optimizer=3: optimizer is a section"),
         ("lr: [", "cannot be read"),
         ("- 1\n", "is not a recipe"),

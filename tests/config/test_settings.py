@@ -25,7 +25,7 @@ def test_values_of_python_are_those_of_the_command_line() -> None:
     assert given == load_config(Train, typed)
     for key, value, message in (
         ("optimizer.lrr", 1, "unknown key optimizer.lrr; did you mean optimizer.lr?"),
-        ("optimizer.lr", "high", "optimizer.lr=high: optimizer.lr takes a number of 0 or more, not high"),
+        ("optimizer.lr", "high", "optimizer.lr=high: optimizer.lr takes a number of 0 or more or auto, not high"),
         ("dataset", "cifar", "dataset=cifar is unknown; valid: "),
     ):
         with pytest.raises(ConfigError, match=re.escape(message)):
