@@ -122,7 +122,7 @@ class Yolo:
             raise DataError(f"{where}: its {len(self)} images have no objects of class {few(self.names)}")
         tell_of_absent(self._labels[self._objects], self.names, where)
         if "mask" in self.targets:
-            kinds = np.where(np.diff(index["ends"]) > 0, POLYGONS, NONE)
+            kinds = np.where(np.diff(index["ends"]) > 0, POLYGONS, NONE).astype(np.int32)
             outlines = Arrays({"outline_kinds": kinds, "outlines": np.arange(len(ids))})
             check_outlines(outlines, self._objects, self.names, _Named(index, self._objects), where)
 
@@ -180,5 +180,5 @@ def _near_whole(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
 def _whole(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Boxes (n, 4) in pixels, with corners at whole ones where they are as good as there, and an area is left."""
     rounded = _near_whole(boxes)
-    spanning = (rounded[:, 2:] > rounded[:, :2]).all(axis=1)
+    spanning: NDArray[np.bool_] = np.all(rounded[:, 2:] > rounded[:, :2], axis=1)
     return np.where(spanning[:, None], rounded, boxes)
