@@ -124,7 +124,7 @@ class Yolo:
         if "mask" in self.targets:
             kinds = np.where(np.diff(index["ends"]) > 0, POLYGONS, NONE).astype(np.int32)
             outlines = Arrays({"outline_kinds": kinds, "outlines": np.arange(len(ids))})
-            check_outlines(outlines, self._objects, self.names, _Named(index, self._objects), where)
+            check_outlines(outlines, self._objects.astype(np.int32), self.names, _Named(index, self._objects), where)
 
     def __len__(self) -> int:
         return len(self._files)
