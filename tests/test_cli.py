@@ -208,7 +208,7 @@ def test_help_follows_the_choice_of_a_group(capsys: pytest.CaptureFixture[str]) 
     [
         (
             ["optimizer.learning_rate=1"],
-            "unknown key optimizer.learning_rate; did you mean optimizer.layer_rates? (valid: optimizer.name, optimizer.lr",
+            "unknown key optimizer.learning_rate; did you mean optimizer.layer_rates? (valid: optimizer.name,",
         ),
         (["lodaer.batch_size=4"], "unknown key lodaer.batch_size; did you mean loader.batch_size?"),
         (["loader.batchsize=4"], "did you mean loader.batch_size?"),
