@@ -64,7 +64,9 @@ class Train:
         "weights to start from: a file, a published name, auto (ImageNet's) or none; a head for other classes is new",
     )
     resume: UserText | None = option(
-        None, "a checkpoint (.ckpt) to go on from; the run's own configuration is used again"
+        None,
+        "a checkpoint (.ckpt) to go on from; the run's own configuration is used again; auto: the last one in run_dir,"
+        " or a new run if there is none",
     )
     run_dir: UserText | None = option(None, "null: runs/<task>/<dataset>/<date_time>")
     seed: Seed = option(0, "of the head, the order, the augmentation, dropout")
