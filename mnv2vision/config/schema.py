@@ -61,7 +61,8 @@ class Train:
     )
     init_from: UserText | None = option(
         None,
-        "weights to start from: a file, a published name, auto (ImageNet's) or none; a head for other classes is new",
+        "weights to start from: a file, a published name, auto (ImageNet's) or none; of a head for other classes,"
+        " the classes of the same name stay",
     )
     resume: UserText | None = option(
         None,
