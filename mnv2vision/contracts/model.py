@@ -43,7 +43,7 @@ class Head(nn.Module, ABC):
         """Follow a change of the backbone's output stride; the weights stay."""
 
     def class_rows(self, parameter: str) -> int | None:
-        """How many rows stand before those of the classes, in each group of rows of one of the class layers' parameters.
+        """How many rows stand before those of the classes, in each group of rows of a class layer's parameter.
 
         None for one that has no rows of classes.
         """
