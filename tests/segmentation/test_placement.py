@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 import mnv2vision as mv
 from mnv2vision.backbones.layers import ConvNormAct, Padding
+from mnv2vision.contracts import InferenceOptions
 from mnv2vision.data.batch import Batch
 from mnv2vision.data.formats.voc import Voc
 from mnv2vision.data.sample import Sample
 from mnv2vision.segmentation.evaluator import SegmentationEvaluator
-from mnv2vision.segmentation.inference import InferenceOptions, probabilities, upsample
+from mnv2vision.segmentation.inference import probabilities, upsample
 from mnv2vision.tasks.segmentation import SegmentationTask
 from mnv2vision.weights.importers.from_tensorflow import convert
 
