@@ -160,7 +160,9 @@ class Eval:
 class _PredictInference:
     scales: Scales = option((1.0,), "segmentation: of the network's input; several are averaged")
     flip: bool = option(False, "segmentation: average with the mirror image")
-    window: bool = option(False, "detection, segmentation: look at large photos through windows, in their own resolution")
+    window: bool = option(
+        False, "detection, segmentation: look at large photos through windows, in their own resolution"
+    )
 
 
 @dataclass(frozen=True)
