@@ -167,13 +167,16 @@ class _PredictInference:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predict for photos: an annotated picture of each, predictions.csv and predictions.json."""
+    """Predict for photos: an annotated picture of each, predictions.csv and .json; of objects counts.csv."""
 
     checkpoint: UserText | None = option(None, "a model.safetensors, or a published name")
     images: Annotated[str | tuple[str, ...] | None, optional(Text(), Many(Text(), least=1))] = option(
         None, "a file, a folder, a pattern in quotes, or a list of them"
     )
     output: UserText = option("predictions", "folder for the results")
+    output_format: Annotated[Literal["coco", "yolo", "voc"] | None, optional(Word(("coco", "yolo", "voc")))] = option(
+        None, "detection: labels to correct and to train on, too: coco | yolo | voc"
+    )
     top: Count = option(5, "classification: how many classes to write for each image")
     threshold: Share = option(0.3, "detection: from which score on")
     max_detections: Detections | None = option(

@@ -18,8 +18,10 @@ from mnv2vision.common.atomic import atomic_path, write_text
 from mnv2vision.data.decoding import IMAGE_EXTENSIONS, decode_image
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.inference.describe import Describer
+from mnv2vision.inference.labels import Found, Layout, check_layout, write_counts, write_labels
 from mnv2vision.inference.predictor import Predictor
-from mnv2vision.predictions.base import Described
+from mnv2vision.predictions.base import Answers, Described
+from mnv2vision.predictions.detection import Detection
 
 if TYPE_CHECKING:
     from mnv2vision.contracts import InferenceOptions
@@ -63,8 +65,9 @@ def predict_files(
     batch_size: int,
     device: str | None,
     runtime: str,
+    output_format: Layout | None = None,
 ) -> None:
-    """Write `predictions.csv`, `predictions.json` and an annotated picture per image.
+    """Write `predictions.csv`, `predictions.json` and an annotated picture per image; of objects also `counts.csv`.
 
     Args:
         checkpoint: A model file, or the folder of an exported model.
@@ -77,6 +80,7 @@ def predict_files(
         batch_size: Images at a time.
         device: Where to run; None for the GPU if there is one.
         runtime: See `Predictor`.
+        output_format: Labels to write, too, see `labels.write_labels`; of several detectors, below the head's name.
 
     Raises:
         ConfigError: For an output folder where pictures would replace the photos.
@@ -96,17 +100,27 @@ def predict_files(
         inference=_inference(inference),
         runtime=runtime,
     )
+    detectors = [name for name, head in predictor.heads.items() if head.task == "detection"]
+    if output_format is not None and not detectors:
+        raise ConfigError(f"output_format={output_format}: is for detection, and {checkpoint} does not detect")
     describe = Describer(predictor.heads, top)
     several_masks = [head.task for head in predictor.heads.values()].count("segmentation") > 1
     folder = Path(output)
     names = _names_below(paths)
+    if output_format is not None:
+        check_layout(output_format, names.values())
     pictures = _pictures(names, folder)
     records: dict[Path, dict[str, Described]] = {}
+    found: dict[str, dict[Path, Found]] = {name: {} for name in detectors}
     unreadable: list[DataError] = []
     for photos in _batches(paths, batch_size, unreadable):
         predictions = predictor.predict_batch(list(photos.values()))
         for (path, photo), prediction in zip(photos.items(), predictions, strict=True):
             picture, described = describe(photo, prediction)
+            for head in detectors:
+                objects = prediction[head] if isinstance(prediction, Answers) else prediction
+                assert isinstance(objects, Detection)
+                found[head][path] = Found(*photo.shape[:2], objects)
             with atomic_path(pictures[path]) as temporary:
                 picture.save(temporary, format="JPEG", quality=92)
             for head, told in described.items():
@@ -119,6 +133,16 @@ def predict_files(
     if not records:
         raise unreadable[0]
     write_tables(records, folder)
+    for head, of_photos in found.items():
+        classes, several = predictor.heads[head].names, len(detectors) > 1
+        write_counts(
+            {str(path): objects for path, objects in of_photos.items()},
+            classes,
+            folder / (f"counts_{head}.csv" if several else "counts.csv"),
+        )
+        if output_format is not None:
+            below = {names[path]: objects for path, objects in of_photos.items()}
+            write_labels(output_format, below, classes, folder / head if several else folder)
     log.info("%d image%s -> %s", len(records), "s" * (len(records) != 1), folder)
     for remark in predictor.remarks():
         log.warning(remark)

@@ -37,6 +37,11 @@ class Detection:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def counts(self) -> dict[str, int]:
+        """How many objects there are of each class that there is, by its name."""
+        labels, counts = np.unique(self.labels, return_counts=True)
+        return {self.names[label]: count for label, count in zip(labels.tolist(), counts.tolist(), strict=True)}
+
 
 def check_max_detections(value: int) -> int:
     """The number of detections an image, if it is one; else ConfigError."""
