@@ -9,7 +9,7 @@ from torch import Tensor
 from mnv2vision.contracts import HeadInUse, InferenceOptions, Network, RawDetections, check_finite, class_names
 from mnv2vision.detection.head import SSDHead
 from mnv2vision.detection.postprocess import BatchDetections
-from mnv2vision.detection.windows import merge, windows
+from mnv2vision.detection.windows import Window, merge, windows
 from mnv2vision.predictions.detection import Detection, check_max_detections, crowded_remarks
 from mnv2vision.preprocessing import Preprocessing
 
@@ -85,7 +85,7 @@ class DetectionDecoder:
     def _through_windows(self, network: Network, photo: Tensor) -> Detection:
         """The objects of a (3, H, W) uint8 photo."""
         pixels, size = photo.permute(1, 2, 0).cpu().numpy(), (photo.shape[1], photo.shape[2])
-        found = []
+        found: list[tuple[Window, Detection]] = []
         places = list(windows(size, self.preprocessing.image_size, self.inference.overlap))
         for first in range(0, len(places), _AT_ONCE):
             some = places[first : first + _AT_ONCE]

@@ -155,7 +155,7 @@ def _inference(options: Mapping[str, Any]) -> "InferenceOptions | None":
     """How to look at a photo; None for the default, once as a whole, which exported models can do too."""
     if not (options["flip"] or options["window"]) and list(options["scales"]) == [1]:
         return None
-    from mnv2vision.segmentation.inference import InferenceOptions
+    from mnv2vision.contracts import InferenceOptions
 
     return InferenceOptions(**options)
 

@@ -12,7 +12,6 @@ from mnv2vision.common.atomic import write_text
 from mnv2vision.errors import ConfigError
 from mnv2vision.predictions.detection import Detection
 
-
 Layout = Literal["coco", "yolo", "voc"]
 
 
