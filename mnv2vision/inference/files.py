@@ -120,7 +120,7 @@ def predict_files(
             for head in detectors:
                 objects = prediction[head] if isinstance(prediction, Answers) else prediction
                 assert isinstance(objects, Detection)
-                found[head][path] = Found(*photo.shape[:2], objects)
+                found[head][path] = Found(photo.shape[0], photo.shape[1], objects)
             with atomic_path(pictures[path]) as temporary:
                 picture.save(temporary, format="JPEG", quality=92)
             for head, told in described.items():

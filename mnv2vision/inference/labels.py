@@ -69,7 +69,8 @@ def write_labels(layout: Layout, found: Mapping[str, Found], names: tuple[str, .
 
 
 def _coco(found: Mapping[str, Found], names: tuple[str, ...], folder: Path) -> None:
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for number, (photo, (height, width, objects)) in enumerate(found.items(), 1):
         images.append({"id": number, "file_name": _text(photo), "width": width, "height": height})
         for box, score, label in zip(objects.boxes, objects.scores, objects.labels, strict=True):
