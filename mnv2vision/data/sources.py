@@ -1,5 +1,6 @@
 """Data sets by their names in configurations."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,29 +11,36 @@ from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.formats.voc import Voc
 from mnv2vision.data.formats.yolo import Yolo
 from mnv2vision.data.sample import SampleSource
+from mnv2vision.data.split import IdentifiedSource, parts_of
 from mnv2vision.errors import ConfigError, DataError
 
 Part = Literal["train", "val"]
 
 
-def _imagenet(config: Mapping[str, Any], part: Part, targets: Sequence[str]) -> SampleSource:
-    return ImageNet(_root(config, "train/ and val/"), config[f"{part}_split"], classes=config["classes"])
+def _imagenet(config: Mapping[str, Any], split: str | None, targets: Sequence[str]) -> IdentifiedSource:
+    root = _root(config, "train/ and val/")
+    if split is None:
+        train, val = (str(config[f"{part}_split"]) for part in ("train", "val"))
+        if os.path.isdir(os.path.join(root, val)):
+            raise ConfigError(f"dataset.split={config['split']}: {root} has {val}/ already: leave out dataset.split")
+        split = train if os.path.isdir(os.path.join(root, train)) else ""
+    return ImageNet(root, split, classes=config["classes"])
 
 
-def _folder(config: Mapping[str, Any], part: Part, targets: Sequence[str]) -> SampleSource:
+def _folder(config: Mapping[str, Any], split: str | None, targets: Sequence[str]) -> SampleSource:
     return Folder(_root(config, "photos"))
 
 
-def _coco(config: Mapping[str, Any], part: Part, targets: Sequence[str]) -> SampleSource:
+def _coco(config: Mapping[str, Any], split: str | None, targets: Sequence[str]) -> IdentifiedSource:
     root = _root(config, "annotations/ and image folders")
     voc = config["voc_classes"] and "mask" in targets
-    return Coco(root, config[f"{part}_split"], targets=targets, voc=voc, **_annotation_options(config))
+    return Coco(root, split, targets=targets, voc=voc, **_annotation_options(config))
 
 
-def _voc(config: Mapping[str, Any], part: Part, targets: Sequence[str]) -> SampleSource:
+def _voc(config: Mapping[str, Any], split: str | None, targets: Sequence[str]) -> IdentifiedSource:
     root = _root(config, "VOC2012/, or JPEGImages/")
     masks = {key: config[key] for key in ("void", "colors", "sbd")}
-    return Voc(root, config[f"{part}_split"], targets=targets, **_annotation_options(config), **masks)
+    return Voc(root, split, targets=targets, **_annotation_options(config), **masks)
 
 
 def _annotation_options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,10 +48,10 @@ def _annotation_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"year": config["year"], "classes": config["classes"], "orientation": config.get("orientation", "upright")}
 
 
-def _yolo(config: Mapping[str, Any], part: Part, targets: Sequence[str]) -> SampleSource:
+def _yolo(config: Mapping[str, Any], split: str | None, targets: Sequence[str]) -> IdentifiedSource:
     root = _root(config, "data.yaml")
     options = {key: config[key] for key in ("classes", "orientation")}
-    return Yolo(root, config[f"{part}_split"], targets=targets, **options)
+    return Yolo(root, split, targets=targets, **options)
 
 
 def _root(config: Mapping[str, Any], content: str) -> str:
@@ -52,11 +60,12 @@ def _root(config: Mapping[str, Any], content: str) -> str:
     return str(config["root"])
 
 
-def _shapes(config: Mapping[str, Any], part: Part, targets: Sequence[str]) -> SampleSource:
+def _shapes(config: Mapping[str, Any], part: str | None, targets: Sequence[str]) -> SampleSource:
+    assert part == "train" or part == "val"
     return Shapes(part, config[f"{part}_size"], config["image_size"], config["seed"], targets)
 
 
-_Create = Callable[[Mapping[str, Any], Part, Sequence[str]], SampleSource]
+_Create = Callable[[Mapping[str, Any], str | None, Sequence[str]], SampleSource]
 _DATASETS: dict[str, tuple[_Create, tuple[str, ...]]] = {
     "coco": (_coco, ("boxes", "mask")),
     "folder": (_folder, ()),
@@ -77,11 +86,31 @@ def told(targets: Iterable[str]) -> str:
     return ", ".join(targets) or "no labels (images for teachers alone)"
 
 
+def _checked(config: Mapping[str, object], targets: Sequence[str]) -> _Create:
+    """What makes a data set; ConfigError if it lacks one of the targets."""
+    create, offers = _DATASETS[str(config["name"])]
+    for target in (target for target in targets if target not in offers):
+        others = ", ".join(name for name, (_, offered) in _DATASETS.items() if target in offered)
+        raise ConfigError(
+            f"dataset={config['name']} offers {told(offers)}, but the task needs {target}, which {others} have"
+        )
+    return create
+
+
+def create_whole(config: Mapping[str, object], *targets: str) -> IdentifiedSource:
+    """All samples of a data set without a split; see `create_source`."""
+    source: Any = _checked(config, targets)(config, None, targets)  # those with the option `split` know their ids
+    if not len(source):
+        raise DataError(f"{config['root']}: has no images")
+    whole: IdentifiedSource = source
+    return whole
+
+
 def create_source(config: Mapping[str, object], part: Part, *targets: str) -> SampleSource:
     """A data set's training or validation part.
 
     Args:
-        config: The `dataset` section of a configuration.
+        config: The `dataset` section of a configuration; with `split`, also `held_out`, the ids for validation.
         part: "train" or "val".
         targets: The targets that samples need: "label", "boxes", "mask".
 
@@ -89,13 +118,14 @@ def create_source(config: Mapping[str, object], part: Part, *targets: str) -> Sa
         ConfigError: If the data set lacks one of the targets.
         DataError: If it has no images.
     """
-    create, offers = _DATASETS[str(config["name"])]
-    for target in (target for target in targets if target not in offers):
-        others = ", ".join(name for name, (_, offered) in _DATASETS.items() if target in offered)
-        raise ConfigError(
-            f"dataset={config['name']} offers {told(offers)}, but the task needs {target}, which {others} have"
-        )
-    source = create(config, part, targets)
+    create = _checked(config, targets)
+    if config.get("split") is not None:
+        whole, held_out = create_whole(config, *targets), config.get("held_out")
+        if held_out is None:  # nothing is measured on it
+            return whole
+        assert isinstance(held_out, list)
+        return parts_of(whole, held_out, str(config["root"]))[part == "val"]
+    source = create(config, str(config.get(f"{part}_split", part)), targets)
     if not len(source):
         raise DataError(f"{config['root']}: the split {config[f'{part}_split']!r} has no images")
     return source

@@ -11,6 +11,9 @@ from mnv2vision.errors import DataError
 
 log = logging.getLogger(__name__)
 
+OTHER_SPLITS = {"val": ("valid", "validation")}
+"""What tools call splits (Roboflow), by what they are called here."""
+
 
 def select_classes(names: Sequence[str], classes: Sequence[str] | None, where: str) -> list[int]:
     """The indices of the wanted names.

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import upright
-from mnv2vision.data.formats.classes import select_classes, tell_of_absent
+from mnv2vision.data.formats.classes import OTHER_SPLITS, select_classes, tell_of_absent
 from mnv2vision.data.formats.coco_index import coco_index, facts
 from mnv2vision.data.formats.coco_masks import check_outlines, paint_mask
 from mnv2vision.data.formats.names import texts
@@ -45,9 +46,9 @@ class Coco:
 
     The annotation file is `annotations/instances_<split><year>.json` (or without the year, or `<split>.json`, or
     Roboflow's `<split>/_annotations.coco.json`), the images are in `<split><year>/`, `<split>/`, `images/…` or beside
-    the annotation file. Images without objects are kept. Boxes, areas and outlines may be missing if they can be
-    derived, and `iscrowd` is optional. The file is read once and indexed in the cache folder. Masks are painted from
-    the outlines, see `paint_mask`.
+    the annotation file; `val` may be called `valid`. Images without objects are kept. Boxes, areas and outlines may be
+    missing if they can be derived, and `iscrowd` is optional. The file is read once and indexed in the cache folder.
+    Masks are painted from the outlines, see `paint_mask`.
 
     Attributes:
         names: Category names by label; `mask_names` if the mask is the only target.
@@ -62,7 +63,7 @@ class Coco:
     def __init__(
         self,
         root: str | os.PathLike[str],
-        split: str,
+        split: str | None,
         *,
         targets: Collection[str] = ("boxes",),
         year: int | None = 2017,
@@ -74,7 +75,7 @@ class Coco:
 
         Args:
             root: The folder with `annotations/` and the image folders.
-            split: "train", "val" or another.
+            split: "train", "val" or another; None for the only annotation file, in `annotations/` or the root itself.
             targets: What to read: "boxes", "mask" or both.
             year: The year in file names; optional there.
             classes: Names of the categories to keep, in label order (in masks from 1 on); by default all, sorted by id.
@@ -153,13 +154,18 @@ class Coco:
             crowd=self.index["crowd"][own],
             areas=self.index["areas"][own],
         )
-        sample = Sample(image, image_id=json.loads(texts(self.index, "ids")[index]), path=path)
+        sample = Sample(image, image_id=self.image_id(index), path=path)
         if "mask" in self.targets:
             mask = paint_mask(self.index, self.index["outlines"][own], boxes, stored_size(sample.size, turned))
             sample.mask = upright(mask, turned)
         if "boxes" in self.targets:
             sample.boxes = replace(boxes, boxes=turn_boxes(boxes.boxes, image.shape, turned))
         return sample
+
+    def image_id(self, index: int) -> int | str:
+        """The id of an image, as the file has it."""
+        own: int | str = json.loads(texts(self.index, "ids")[index])
+        return own
 
     def _path(self, index: int) -> str:
         """An image's path: its name as it is or with Windows separators, in the image folder or another one."""
@@ -179,14 +185,37 @@ class _ObjectNames:
         return f"{texts(arrays, 'names')[place]} of {texts(arrays, 'files')[image]}"
 
 
-def _find(root: Path, split: str, year: str) -> tuple[Path, Path]:
+def _of_year(split: str, name: str) -> re.Match[str] | None:
+    return re.fullmatch(rf"instances_{re.escape(split)}(\d{{4}})\.json", name)
+
+
+def _find_only(root: Path) -> tuple[Path, Path]:
+    files = sorted((root / "annotations").glob("*.json")) or sorted(root.glob("*.json"))
+    if len(files) != 1:
+        there = few([file.name for file in files]) or "none"
+        raise DataError(
+            f"{root}: expected one annotation file there or in annotations/, without a split; found {there}"
+        )
+    name = files[0].stem.removeprefix("instances_")
+    folders = [root / name, root / "images" / name, root / "images"]
+    return files[0], next((folder for folder in folders if folder.is_dir()), files[0].parent)
+
+
+def _find(root: Path, split: str | None, year: str) -> tuple[Path, Path]:
+    if split is None:
+        return _find_only(root)
     names = [f"{split}{year}", split] if year else [split]
+    names += OTHER_SPLITS.get(split, ())
     candidates = [
         *(root / "annotations" / f"instances_{name}.json" for name in names),
         *(root / "annotations" / f"{name}.json" for name in names),
         *(root / name / "_annotations.coco.json" for name in names),
     ]
     file = next((path for path in candidates if os.path.isfile(path)), None)
+    years = [found[1] for path in (root / "annotations").glob("*.json") if (found := _of_year(split, path.name))]
+    if file is None and len(years) == 1:
+        log.warning("%s: no %s; using that of %s instead (dataset.year=%s)", root, candidates[0].name, *years * 2)
+        return _find(root, split, years[0])
     if file is None:
         there = sorted(path.name for path in (root / "annotations").glob("*.json"))
         found = f"; annotations/ contains {few(there)}" if there else ""

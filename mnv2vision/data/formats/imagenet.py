@@ -46,7 +46,7 @@ class ImageNet:
 
         Args:
             root: The folder with the splits.
-            split: A folder in it, such as "train" or "val".
+            split: A folder in it, such as "train" or "val"; "" if the class folders are in the root itself.
             classes: Folders or display names of the classes to keep, in label order.
 
         Raises:
@@ -85,8 +85,11 @@ class ImageNet:
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         path = self.path(index)
-        image_id = os.path.relpath(path, self._folder)
-        return Sample(decode_image(path), image_id=image_id, path=path, label=int(self.labels[index]))
+        return Sample(decode_image(path), image_id=self.image_id(index), path=path, label=int(self.labels[index]))
+
+    def image_id(self, index: int) -> str:
+        """The id of an image: its path below the split's folder."""
+        return os.path.relpath(self.path(index), self._folder)
 
     def path(self, index: int) -> str:
         """The path of an image."""

@@ -4,21 +4,20 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import IMAGE_EXTENSIONS
+from mnv2vision.data.formats.classes import OTHER_SPLITS
 from mnv2vision.data.formats.folder_index import load_index
 from mnv2vision.data.formats.voc_lists import read_text
 from mnv2vision.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_OTHER_NAMES = {"val": ("valid", "validation")}
-"""Of splits, by what data.yaml calls them."""
 
 _NO_LABELS = frozenset({"classes.txt", "train.txt", "val.txt", "test.txt", "notes.txt"})
 """What else lies in folders of labels, or of images with their labels."""
@@ -116,13 +115,17 @@ def _checked(given: Sequence[str], file: Path) -> tuple[str, ...]:
     return names
 
 
-def list_images(description: Description, split: str) -> list[str]:
+def list_images(description: Description, split: str | None) -> list[str]:
     """The image files of a split: those of data.yaml, else of the folders `images/<split>` or `<split>/images`.
+
+    Without a split, those of data.yaml's `train`, else of the folder `images`, else of its own.
 
     Raises:
         DataError: If the split, a folder, a list or an image cannot be found, or an image is there twice.
     """
-    names = (split, *_OTHER_NAMES.get(split, ()))
+    if split is None:
+        description, split = _undivided(description), "train"
+    names = (split, *OTHER_SPLITS.get(split, ()))
     entries = next((description.splits[name] for name in names if description.splits.get(name)), None)
     if entries is None:
         folder = _split_folder(description, names)
@@ -136,6 +139,16 @@ def list_images(description: Description, split: str) -> list[str]:
     if not images:
         raise DataError(f"{description.file}: the split {split} has no images")
     return images
+
+
+def _undivided(description: Description) -> Description:
+    train = list(description.splits.get("train", ()))
+    own = next((description.splits[name] for name in ("val", "valid") if description.splits.get(name)), train)
+    if list(own) != train or _split_folder(description, ("val", *OTHER_SPLITS["val"])):
+        raise DataError(f"{description.file}: has a split val: leave out dataset.split")
+    folder = description.file.parent
+    place = next(place for place in (folder / "images", folder) if os.path.isdir(place))
+    return replace(description, splits={"train": train or [str(place)]})
 
 
 def _split_folder(description: Description, names: Sequence[str]) -> Path | None:
