@@ -109,7 +109,7 @@ def folder_values(folder: str | os.PathLike[str], task: str) -> dict[str, object
     """The data set's keys for a folder, by its layout.
 
     Args:
-        folder: Class folders in train/ and val/ for classification; else of COCO's or VOC's layout.
+        folder: Class folders in train/ and val/ for classification; else of COCO's, VOC's or YOLO's layout.
         task: What it is for.
 
     Raises:
@@ -124,9 +124,16 @@ def folder_values(folder: str | os.PathLike[str], task: str) -> dict[str, object
         names = " ".join(path.name for path in (root / "annotations").glob("instances_*.json"))
         year = re.search(r"(\d{4})\.json", names)
         return {"dataset": "coco", "dataset.root": root, "dataset.year": int(year[1]) if year else None}
-    if (root / "JPEGImages").is_dir() or any(root.glob("VOC*/")):
+    if any(root.glob("*/_annotations.coco.json")):
+        return {"dataset": "coco", "dataset.root": root, "dataset.year": None}
+    if (root / "JPEGImages").is_dir() or any(root.glob("VOC*/")) or any((root / "train").glob("*.xml")):
         return {"dataset": "voc", "dataset.root": root}
-    raise ConfigError(f"data={root}: has neither annotations/ (COCO's layout) nor VOC<year>/ or JPEGImages/ (VOC's)")
+    if any(root.glob("*.yaml")) or any(root.glob("*.yml")):
+        return {"dataset": "yolo", "dataset.root": root}
+    raise ConfigError(
+        f"data={root}: has neither annotations/ (COCO's layout) nor VOC<year>/ or JPEGImages/ (VOC's) nor data.yaml"
+        " (YOLO's), nor what Roboflow writes of them"
+    )
 
 
 def own_parts(data: object, *targets: str) -> tuple[SampleSource, SampleSource]:

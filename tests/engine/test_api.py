@@ -178,6 +178,9 @@ def test_folders_by_their_layout(tmp_path: Path) -> None:
     (tmp_path / "plain/annotations/instances_train.json").touch()
     (tmp_path / "devkit/VOC2007").mkdir(parents=True)
     (tmp_path / "photos/train/ant").mkdir(parents=True)
+    for name in ("yolo/data.yaml", "roboflow_coco/valid/_annotations.coco.json", "roboflow_voc/train/0.xml"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
 
     def found(name: str, task: str) -> dict[str, object]:
         return {key: value for key, value in folder_values(tmp_path / name, task).items() if key != "dataset.root"}
@@ -186,6 +189,9 @@ def test_folders_by_their_layout(tmp_path: Path) -> None:
     assert found("coco", "detection") == {"dataset": "coco", "dataset.year": 2014}
     assert found("plain", "segmentation") == {"dataset": "coco", "dataset.year": None}
     assert found("devkit", "detection") == {"dataset": "voc"}
+    assert found("yolo", "segmentation") == {"dataset": "yolo"}
+    assert found("roboflow_coco", "detection") == {"dataset": "coco", "dataset.year": None}
+    assert found("roboflow_voc", "detection") == {"dataset": "voc"}
     with pytest.raises(ConfigError, match=r"photos: has neither annotations/ \(COCO's layout\) nor VOC<year>/"):
         folder_values(tmp_path / "photos", "detection")
 
