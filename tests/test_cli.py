@@ -139,13 +139,23 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeyp
     [
         (
             "train",
-            ["task=", "dataset=coco|imagenet|shapes|voc", "recipe=", "imagenet_paper", "batch_size: 32", "rms_decay"],
+            [
+                "task=",
+                "dataset=coco|folder|imagenet|shapes|voc|yolo",
+                "recipe=",
+                "imagenet_paper",
+                "batch_size: 32",
+                "rms_decay",
+            ],
         ),
         ("tune", ["space:", "trials: 20", "Takes the keys of train as well"]),
-        ("eval", ["dataset=coco|imagenet|shapes|voc", "checkpoint:", "batch_size: 32"]),
+        ("eval", ["dataset=coco|folder|imagenet|shapes|voc|yolo", "checkpoint:", "batch_size: 32"]),
         ("predict", ["images:", "output: predictions"]),
         ("convert", ["source:", "keep_background:"]),
-        ("average", ["models:", "greedy: false", "batch_norm: average", "dataset=coco|imagenet|shapes|voc"]),
+        (
+            "average",
+            ["models:", "greedy: false", "batch_norm: average", "dataset=coco|folder|imagenet|shapes|voc|yolo"],
+        ),
         ("benchmark", ["task:", "threads", "data:"]),
         ("reproduce", ["table:", "latency:", "evaluate:"]),
     ],
@@ -196,7 +206,10 @@ def test_help_follows_the_choice_of_a_group(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["optimizer.learning_rate=1"], "unknown key optimizer.learning_rate (valid: optimizer.name, optimizer.lr"),
+        (
+            ["optimizer.learning_rate=1"],
+            "unknown key optimizer.learning_rate; did you mean optimizer.layer_rates? (valid: optimizer.name,",
+        ),
         (["lodaer.batch_size=4"], "unknown key lodaer.batch_size; did you mean loader.batch_size?"),
         (["loader.batchsize=4"], "did you mean loader.batch_size?"),
         (["+loader.shuffle=true"], "unknown key loader.shuffle"),
@@ -226,7 +239,7 @@ def test_help_follows_the_choice_of_a_group(capsys: pytest.CaptureFixture[str]) 
         (["~loader.workers"], "keys cannot be removed"),
         (["~optimizer"], "keys cannot be removed"),
         (["task=cooking"], "task=cooking is unknown; valid: classification"),
-        (["dataset=cifar"], "dataset=cifar is unknown; valid: coco, imagenet, shapes, voc"),
+        (["dataset=cifar"], "dataset=cifar is unknown; valid: coco, folder, imagenet, shapes, voc"),
         (["backbone=resnet"], "backbone=resnet is unknown; valid: mobilenet_v1, mobilenet_v2"),
         (["recipe=paper"], "recipe=paper is unknown; valid: ablation, deeplab_coco_pretrain, "),
         (["recipe=finetune", "augmentation.flop=1"], "augmentation.flop; did you mean augmentation.flip?"),

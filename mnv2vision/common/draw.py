@@ -150,7 +150,8 @@ def search(
     """Draw the trials of a search: in their order, with the best so far, and against each key.
 
     Args:
-        points: Of each trial its values by key, its result, and its state; crosses are of those not "complete".
+        points: At least one; of each trial its values by key, its result, and its state; crosses are of those not
+            "complete".
         keys: A panel for each.
         logarithmic: Keys whose axis is.
         metric: The result's name; the larger the better.
@@ -169,7 +170,7 @@ def search(
         if complete.any():
             best = int(np.argmax(np.where(complete, results, -np.inf)))
             axes.scatter(at[best], results[best], s=160, facecolors="none", edgecolors="firebrick", label="best")
-        if place == 0 and len(points):
+        if place == 0:
             axes.step(at, np.maximum.accumulate(np.where(complete, results, np.nanmin(results))), where="post", lw=0.8)
             axes.set_ylabel(metric)
             axes.legend(fontsize=8)

@@ -39,7 +39,7 @@ def write_results(study: "Study", space: Sequence[Dimension], run_dir: Path, *, 
         study: The search.
         space: What was searched.
         run_dir: The search's folder.
-        picture: Whether to draw `search.png` as well.
+        picture: Whether to draw `search.png` as well, if anything was measured.
 
     Returns:
         How many trials there are of each state.
@@ -56,10 +56,10 @@ def write_results(study: "Study", space: Sequence[Dimension], run_dir: Path, *, 
             writer.writerow(
                 [trial.number, *told, seconds and round(seconds), *map(trial.params.get, keys), _reason(trial)]
             )
-    if picture:
-        points = [
-            (trial.params, value, STATES[trial.state.name]) for trial in trials if (value := _value(trial)) is not None
-        ]
+    points = [
+        (trial.params, value, STATES[trial.state.name]) for trial in trials if (value := _value(trial)) is not None
+    ]
+    if picture and points:
         logarithmic = [dimension.key for dimension in space if dimension.kind == "log"]
         draw.search(points, keys, logarithmic, monitor, run_dir / "search.png")
     return Counter(STATES[trial.state.name] for trial in trials)

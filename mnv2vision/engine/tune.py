@@ -147,7 +147,8 @@ class _Search:
         # A function of the seed and the trial, so that a search that goes on proposes what it would have proposed.
         seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
         study.sampler = TPESampler(n_startup_trials=_FIRST_TRIALS, seed=seed)
-        return study.trials[study.ask(self.distributions).number]
+        asked = study.ask(self.distributions)  # before the list of trials is read
+        return study.trials[asked.number]
 
     def _tell(self, trial: "FrozenTrial") -> None:
         if trial.state.name == "FAIL":

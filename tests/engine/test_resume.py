@@ -395,7 +395,7 @@ KILLED = {
         ),
     ),
 }
-KILLED["taught"] = (*KILLED["one head"], "distill.loss=dist", "distill.features=[block13.expand,last]")
+KILLED["taught"] = (*KILLED["one head"], "distill.loss=dist", "distill.features=[block3,last]")
 STEPS = 12
 """Of an epoch of 96 images."""
 

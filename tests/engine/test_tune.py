@@ -119,13 +119,13 @@ def test_an_interrupted_search_proposes_what_it_would_have(
     arguments = ["tune", SPACE, "trainer.max_epochs=4", "seed=3"]
     assert main([*arguments, "tune.trials=8", f"run_dir={tmp_path / 'whole'}"]) == 0
     whole, runs.rates = runs.rates, []
-    runs.stop_at, search = 6, tmp_path / "search"
+    runs.stop_at, search = 7, tmp_path / "search"  # the seventh: the sixth ends early, before the signal
     assert main([*arguments, "tune.trials=4", f"run_dir={search}"]) == 0
     assert main([*arguments, "tune.trials=8", f"run_dir={search}"]) == 143  # the same command, and more trials
     assert capsys.readouterr().err.splitlines()[-1] == f"interrupted (SIGTERM): go on with resume={search}"
     runs.stop_at = -1
     assert main(["tune", f"resume={search}"]) == 0
-    assert runs.rates == [*whole[:6], whole[5], *whole[6:]]  # none that had finished is repeated
+    assert runs.rates == [*whole[:7], whole[6], *whole[7:]]  # none that had finished is repeated
     assert table(search) == table(tmp_path / "whole")
     assert main(["tune", f"resume={search}", "tune.trials=9"]) == 0
     assert len(table(search)) == 9
