@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 Randomize = Callable[[nn.Module], None]
-Layouts = Callable[[Path, int], dict[str, list[str]]]
+Layouts = Callable[..., dict[str, list[str]]]
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,7 +100,7 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def _layouts(root: Path, count: int) -> dict[str, list[str]]:
+def _layouts(root: Path, count: int, split: str = "val") -> dict[str, list[str]]:
     rng = np.random.default_rng(7)
     images, annotations, ids = [], list[dict[str, object]](), []
     for number in range(count):
@@ -123,19 +123,19 @@ def _layouts(root: Path, count: int) -> dict[str, list[str]]:
             else:
                 shares = tuple(value / (height if place % 2 else width) for place, value in enumerate(corners))
             yolo += " ".join([str(label), *(f"{share:.6f}" for share in shares)]) + "\n"
-        for folder in ("coco/val", "voc/JPEGImages", "yolo/images/val"):
+        for folder in (f"coco/{split}", "voc/JPEGImages", f"yolo/images/{split}"):
             (root / folder).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(root / folder / f"{name}.png")
         images.append({"id": number, "file_name": f"{name}.png", "height": height, "width": width})
         size = f"<size><width>{width}</width><height>{height}</height></size>"
         _write(root / f"voc/Annotations/{name}.xml", f"<annotation>{size}{xml}</annotation>")
-        _write(root / f"yolo/labels/val/{name}.txt", yolo)
+        _write(root / f"yolo/labels/{split}/{name}.txt", yolo)
         ids.append(name)
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(_NAMES)]
     whole = {"images": images, "annotations": annotations, "categories": categories}
-    _write(root / "coco/annotations/instances_val.json", json.dumps(whole))
-    _write(root / "voc/ImageSets/Main/val.txt", "\n".join(ids))
-    _write(root / "yolo/data.yaml", "train: images/val\nval: images/val\nnames: [ant, bee]\n")
+    _write(root / f"coco/annotations/instances_{split}.json", json.dumps(whole))
+    _write(root / f"voc/ImageSets/Main/{split}.txt", "\n".join(ids))
+    _write(root / "yolo/data.yaml", f"train: images/{split}\nval: images/{split}\nnames: [ant, bee]\n")
     return {
         "coco": ["dataset=coco", f"dataset.root={root / 'coco'}", "dataset.year=null"],
         "voc": ["dataset=voc", f"dataset.root={root / 'voc'}", "dataset.protocol=coco"],

@@ -2,16 +2,16 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from mnv2vision.common.text import few
 from mnv2vision.common.threads import usable_cores
+from mnv2vision.data.batch import OnError
+from mnv2vision.data.duplicates import Fingerprint, fingerprint, group_alike
 from mnv2vision.data.sample import IGNORE_INDEX, Sample, SampleSource, names_of
 from mnv2vision.errors import DataError
 
@@ -19,11 +19,6 @@ log = logging.getLogger(__name__)
 
 Id = int | str
 _Class = tuple[str, int]
-_NEAR = 3
-"""Bits of a hash in which near-duplicates may differ: then one of four parts is equal, which finds them fast."""
-_PARTS = 4
-_SHADES = 10.0
-"""Mean difference of the thumbnails' values, of 255, up to which images are near-duplicates."""
 _NOTHING: _Class = ("nothing", 0)
 
 
@@ -78,19 +73,18 @@ def parts_of(source: IdentifiedSource, held_out: Collection[Id], where: str) -> 
     return Subset(source, train), Subset(source, val)
 
 
-def hold_out(source: IdentifiedSource, share: float, seed: int, where: str) -> list[Id]:
+def hold_out(source: IdentifiedSource, share: float, seed: int, where: str, on_error: OnError = "raise") -> list[Id]:
     """Choose samples for validation, all of which are read once.
 
-    Images are near-duplicates if their difference hashes (Neal Krawetz, "Kind of Like That", 2013; of 8 x 8 bits)
-    differ in 3 bits at most, and their thumbnails of 8 x 8 pixels by 10 of 255 on average. Classes are divided one by
-    one, the rarest first, each image where the class lacks most (Sechidis et al., "On the Stratification of
-    Multi-label Data", 2011).
+    Classes are divided one by one, the rarest first, each group of near-duplicates (`group_alike`) to the side where
+    the class lacks most (Sechidis et al., "On the Stratification of Multi-label Data", 2011).
 
     Args:
         source: The data set.
         share: Of its images that are held out, above 0 and below 1.
-        seed: Of the order in which groups of near-duplicates are considered.
+        seed: Of the order in which groups are considered.
         where: The data set, for messages.
+        on_error: Of files that cannot be read; with "skip", they are for training, which names them.
 
     Returns:
         The ids of the samples to hold out, in the data set's order.
@@ -98,83 +92,57 @@ def hold_out(source: IdentifiedSource, share: float, seed: int, where: str) -> l
     Raises:
         DataError: For an image that cannot be read, or data that cannot be divided.
     """
-    log.info("%s: looking at %d images, to divide them", where, len(source))
+    log.info("%s: reading %d images, to divide them (dataset.split=%s)", where, len(source), share)
     with ThreadPoolExecutor(usable_cores()) as threads:
-        looks = list(threads.map(lambda index: _look(source[index]), range(len(source))))
-    groups = _groups([look.hash for look in looks], np.array([look.thumbnail for look in looks], np.float32))
+        seen = list(threads.map(lambda index: _look(source, index, on_error), range(len(source))))
+    looks = {index: look for index, look in enumerate(seen) if look is not None}
+    if len(looks) < len(seen):
+        log.warning("%s: %d images cannot be read, and are not held out", where, len(seen) - len(looks))
+    readable = list(looks)
+    found = group_alike([look.fingerprint for look in looks.values()])
+    groups = [[readable[place] for place in group] for group in found]
     chosen = sorted(index for group in _choose(groups, looks, share, seed) for index in group)
-    if not 0 < len(chosen) < len(source):
-        alike = f", {len(groups)} without near-duplicates," if len(groups) < len(source) else ""
-        raise DataError(f"{where}: {len(source)} images{alike} are too few for dataset.split={share}")
-    several = [group for group in groups if len(group) > 1]
+    if not 0 < len(chosen) < len(looks):
+        alike = f", in {len(groups)} groups of near-duplicates," if len(groups) < len(looks) else ""
+        raise DataError(f"{where}: {len(looks)} images{alike} are too few for dataset.split={share}")
+    several = [len(group) for group in groups if len(group) > 1]
     log.info(
-        "%s: %d of %d images are held out for validation (dataset.split=%s, seed %d); %d near-duplicates, in %d groups,"
-        " stay together",
-        *(where, len(chosen), len(source), share, seed, sum(map(len, several)), len(several)),
+        "%s: %d of %d images are held out for validation (seed %d); %d near-duplicates, in %d groups, stay together",
+        *(where, len(chosen), len(source), seed, sum(several), len(several)),
     )
     held = set(chosen)
-    for target in sorted(source.targets):
-        sides = [
-            {name for index in side for name in looks[index].classes} for side in (held, set(range(len(looks))) - held)
-        ]
-        for side, classes in zip(("validation", "training"), sides, strict=True):
-            absent = [name for label, name in enumerate(names_of(source, target)) if (target, label) not in classes]
+    sides = {"validation": [looks[index] for index in held], "training": [looks[i] for i in looks if i not in held]}
+    for side, own in sides.items():
+        there = {name for look in own for name in look.classes}
+        for target in sorted(source.targets):
+            absent = [name for label, name in enumerate(names_of(source, target)) if (target, label) not in there]
             if absent:
                 log.warning("%s: no image for %s has %s", where, side, few(absent))
     return [source.image_id(index) for index in chosen]
 
 
 class _Look(NamedTuple):
-    hash: int
-    thumbnail: NDArray[np.uint8]
+    fingerprint: Fingerprint
     classes: frozenset[_Class]
 
 
-def _look(sample: Sample) -> _Look:
+def _look(source: SampleSource, index: int, on_error: OnError) -> _Look | None:
+    """What counts of a sample; None if it cannot be read."""
+    try:
+        sample = source[index]
+    except DataError:
+        if on_error == "raise":
+            raise
+        return None
     found: set[_Class] = set() if sample.label is None else {("label", sample.label)}
     if sample.boxes is not None:
         found |= {("boxes", label) for label in sample.boxes.labels.tolist()}
     if sample.mask is not None:
         found |= {("mask", value) for value in np.unique(sample.mask).tolist() if value != IGNORE_INDEX}
-    small = cv2.resize(sample.image, (9, 8), interpolation=cv2.INTER_AREA)
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.int16)
-    bits = np.packbits(grey[:, 1:] > grey[:, :-1])
-    thumbnail = cv2.resize(sample.image, (8, 8), interpolation=cv2.INTER_AREA)
-    return _Look(int.from_bytes(bits.tobytes(), "big"), thumbnail, frozenset(found or {_NOTHING}))
+    return _Look(fingerprint(sample.image), frozenset(found or {_NOTHING}))
 
 
-def _groups(hashes: Sequence[int], thumbnails: NDArray[np.float32]) -> list[list[int]]:
-    """Indices of images, near-duplicates together, also by way of others."""
-    leader = list(range(len(hashes)))
-
-    def find(index: int) -> int:
-        while leader[index] != index:
-            leader[index] = leader[leader[index]]
-            index = leader[index]
-        return index
-
-    for part in range(_PARTS):
-        alike: dict[int, list[int]] = defaultdict(list)
-        for index, value in enumerate(hashes):
-            alike[value >> (16 * part) & 0xFFFF].append(index)
-        for indices in alike.values():
-            for place, index in enumerate(indices[1:], 1):
-                others = [
-                    other
-                    for other in indices[:place]
-                    if find(other) != find(index) and (hashes[other] ^ hashes[index]).bit_count() <= _NEAR
-                ]
-                if others:
-                    apart = np.abs(thumbnails[others] - thumbnails[index]).mean(axis=(1, 2, 3))
-                    for other in np.array(others)[apart <= _SHADES].tolist():
-                        leader[find(other)] = find(index)
-    groups = defaultdict(list)
-    for index in range(len(hashes)):
-        groups[find(index)].append(index)
-    return list(groups.values())
-
-
-def _choose(groups: Sequence[list[int]], looks: Sequence[_Look], share: float, seed: int) -> list[list[int]]:
+def _choose(groups: Sequence[list[int]], looks: Mapping[int, _Look], share: float, seed: int) -> list[list[int]]:
     """The groups for validation."""
     counts = [Counter(name for index in group for name in looks[index].classes) for group in groups]
     totals: Counter[_Class] = Counter()

@@ -5,7 +5,7 @@ import copy
 import html
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +20,8 @@ from mnv2vision.engine import evaluate as evaluation
 from mnv2vision.engine import export as exporting
 from mnv2vision.engine import train as training
 from mnv2vision.engine.export import Exported
-from mnv2vision.engine.own_data import Data, folder_values, own_parts
+from mnv2vision.engine.folder import folder_values
+from mnv2vision.engine.own_data import Data, own_parts
 from mnv2vision.engine.run_folder import choose_folder
 from mnv2vision.errors import ConfigError
 from mnv2vision.models.tasks import TASKS
@@ -87,12 +88,14 @@ def train(
         DataError: For data that cannot be used.
         WeightsError: For weights that cannot be used.
     """
-    values: dict[str, object] = {"task": task, **_data_values(data, task), **overrides}
+    values: dict[str, object] = {"task": task, **_data_values(data, overrides, task), **overrides}
     values |= {"init_from": init_from} if init_from is not None else {}
     values |= {"trainer.max_epochs": epochs} if epochs is not None else {}
     if values.get("resume"):  # whose run has both already
         del values["task"]
         values.pop("dataset", None)
+        if "dataset.split" not in overrides:
+            values.pop("dataset.split", None)
     config = load_values(Train, values)
     if config.task != task:
         raise ConfigError(f"task={task}, but resume={config.resume} is of a run of task={config.task}")
@@ -130,7 +133,7 @@ def evaluate(
         loaded = evaluation.open_model(model, str(overrides.get("runtime", "torch")))
     kinds = [head.task for head in loaded.config.heads.values()]
     targets = [TASKS[kind].target for kind in kinds]
-    config = load_values(Eval, {**_data_values(data, *kinds), **overrides})
+    config = load_values(Eval, {**_data_values(data, overrides, *kinds), **overrides})
     if not isinstance(model, VisionModel):
         config = replace(config, checkpoint=os.fspath(model))
     with _interruptible():
@@ -178,25 +181,32 @@ def export(
         given["checkpoint"] = model
         loaded, heads = None, file.read(registry.resolve(model)).config.heads if data is not None else {}
     kinds = [head.task for head in heads.values()]
-    config = load_values(Export, {**_data_values(data, *kinds), **given, **overrides})
+    config = load_values(Export, {**_data_values(data, overrides, *kinds), **given, **overrides})
     with _interruptible():
         own = own_parts(data) if config.dataset.get("name") == OWN else None
         return exporting.export(config, loaded, own)
 
 
-def _data_values(data: Data | None, *tasks: str) -> dict[str, object]:
+def _data_values(data: Data | None, overrides: Mapping[str, object], *tasks: str) -> dict[str, object]:
     if data is None:
         return {}
     if isinstance(data, str | os.PathLike) and JOINT in tasks:
         raise ConfigError(f"data={data}: of several heads, give data sets by name: **{{'data.<name>.dataset': …}}")
-    return folder_values(data, tasks[0]) if isinstance(data, str | os.PathLike) else {"dataset": OWN}
+    if not isinstance(data, str | os.PathLike):
+        return {"dataset": OWN}
+    _show_progress()
+    return folder_values(data, tasks[0], overrides)
+
+
+def _show_progress() -> None:
+    if not (logging.getLogger("mnv2vision").handlers or logging.getLogger().handlers):
+        show_log()
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Show progress, and let a signal end a run in good order."""
-    if not (logging.getLogger("mnv2vision").handlers or logging.getLogger().handlers):
-        show_log()
+    _show_progress()
     try:
         with signals_end():
             yield

@@ -74,7 +74,7 @@ def create_parts(config: Train | Eval | Export, tasks: Mapping[str, str], own: O
         if len(needs) > 1:
             names = _served("", str(config.dataset["name"]), None, needs, twice=not training)
         served = {name: needs[name] for name in names}
-        dataset = divided(config.dataset, "", _targets(served), config.seed, model)
+        dataset = divided(config.dataset, "", _targets(served), config.seed, model, config.data.on_error)
         return _checked([_read("", dataset, served, with_train)], tasks, training)
     parts = []
     for name, section in named.items():
@@ -84,7 +84,8 @@ def create_parts(config: Train | Eval | Export, tasks: Mapping[str, str], own: O
             continue
         assert isinstance(share, float | None)
         dataset = {**section, "name": section.pop("dataset")}
-        dataset = divided(dataset, name, _targets(served), config.seed, model) if served else dataset
+        if served:
+            dataset = divided(dataset, name, _targets(served), config.seed, model, config.data.on_error)
         parts.append(replace(_read(name, dataset, served, with_train), share=share, learned=learned))
     parts.sort(key=lambda part: not part.targets)  # those to measure on first
     return _checked(parts, tasks, training)
@@ -138,7 +139,6 @@ def _checked(parts: list[DataPart], tasks: Mapping[str, str], training: bool) ->
         if len(set(part.targets.values())) < len(part.targets):
             key = f"data.{part.name}.heads" if part.name else "heads"
             raise ConfigError(f"{key}: {', '.join(part.targets)} need the same annotations: give a data set each")
-    for part in parts:
         for target in part.targets.values():
             if part.train is not None:
                 check_same_classes(names_of(part.train, target), names_of(part.val, target))

@@ -11,8 +11,10 @@ from mnv2vision.errors import DataError
 
 log = logging.getLogger(__name__)
 
-OTHER_SPLITS = {"val": ("valid", "validation")}
-"""What tools call splits (Roboflow), by what they are called here."""
+
+def split_names(split: str) -> tuple[str, ...]:
+    """What a split may be called: "val" also "valid", as in Roboflow's exports, or "validation"."""
+    return (split, "valid", "validation") if split == "val" else (split,)
 
 
 def select_classes(names: Sequence[str], classes: Sequence[str] | None, where: str) -> list[int]:

@@ -24,7 +24,7 @@ from mnv2vision.data.formats.orientation import (
 from mnv2vision.data.formats.voc_boxes import VocBoxes, places
 from mnv2vision.data.formats.voc_lists import photo_path, photos, read_list, split_folders
 from mnv2vision.data.formats.voc_masks import VocMasks, list_masks
-from mnv2vision.data.formats.voc_unlisted import unlisted
+from mnv2vision.data.formats.voc_unlisted import split_folder, unlisted
 from mnv2vision.data.sample import IGNORE_INDEX, Boxes, Sample, check_targets
 from mnv2vision.errors import DataError
 
@@ -162,3 +162,14 @@ class Voc:
     def image_id(self, index: int) -> str:
         """The id of an image: its file's name without the extension."""
         return self._ids[index]
+
+
+def has_voc_split(root: str | os.PathLike[str], split: str, targets: Collection[str]) -> bool:
+    """Whether a folder has a list of a split for these targets, or of a part of it, or a folder with its XML files."""
+    kind = "Segmentation" if "mask" in targets else "Main"
+    lists = [
+        folder / "ImageSets" / kind / f"{part.rpartition('/')[2]}.txt"
+        for folder in (Path(root), *Path(root).glob("VOC[0-9]*"))
+        for part in split.split("+")
+    ]
+    return any(map(os.path.isfile, lists)) or (kind == "Main" and split_folder(Path(root), split) is not None)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import IMAGE_EXTENSIONS
-from mnv2vision.data.formats.classes import OTHER_SPLITS
+from mnv2vision.data.formats.classes import split_names
 from mnv2vision.data.formats.names import texts
 from mnv2vision.data.formats.voc_index import voc_index
 from mnv2vision.data.formats.voc_lists import Files, photo_path
@@ -45,17 +45,22 @@ def unlisted(root: Path, split: str | None) -> Unlisted | None:
         DataError: If an annotation has no photo, or for None there is no annotation.
     """
     if split is not None:
-        for name in (split, *OTHER_SPLITS.get(split, ())):
-            # Path's own tests raise for long names.
-            if os.path.isdir(root / name) and any((root / name).glob("*.xml")):
-                return _pair(root, root, f"{name}/")
-        return None
+        name = split_folder(root, split)
+        return None if name is None else _pair(root, root, f"{name}/")
     years = [path for path in root.glob("VOC[0-9]*") if path.is_dir()]
     for top in (root, *(years if len(years) == 1 else ())):
         for annotations, pictures in _PLACES:
             if (top / annotations).is_dir() and (top / pictures).is_dir():
                 return _pair(top / annotations, top / pictures, "")
     return _pair(root, root, "")
+
+
+def split_folder(root: Path, split: str) -> str | None:
+    """The name of a split's folder of XML files, if there is one."""
+    for name in split_names(split):
+        if os.path.isdir(root / name) and any((root / name).glob("*.xml")):  # Path.is_dir raises for long names
+            return name
+    return None
 
 
 def _pair(annotations: Path, pictures: Path, prefix: str) -> Unlisted:

@@ -71,8 +71,7 @@ class Yolo:
 
         Args:
             root: The folder with `data.yaml`, or that file.
-            split: A key of data.yaml; "val" is also looked for as "valid". None for all: data.yaml's "train", else the
-                folder `images`, else its own.
+            split: A key of data.yaml; "val" is also looked for as "valid". None for all, see `list_images`.
             targets: What to read: "boxes", "mask" or both.
             classes: Names of the classes to keep, in label order (in masks from 1 on); by default all, by id.
             orientation: What annotations of photos with an EXIF orientation refer to.
