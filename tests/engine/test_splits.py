@@ -37,8 +37,10 @@ def test_class_folders_without_a_split(tmp_path: Path, train_photos: Callable[..
     data = ("dataset=imagenet", f"dataset.root={tmp_path / 'photos'}", "dataset.split=0.2")
     run = tmp_path / "run"
     assert train_photos(*data, "seed=3", f"run_dir={run}") == 0
-    assert "4 of 20 images are held out for validation (dataset.split=0.2, seed 3)" in capsys.readouterr().err
-    held_out = json.loads((run / "split.json").read_text())["dataset"]
+    assert "4 of 20 images are held out for validation (seed 3)" in capsys.readouterr().err
+    kept = json.loads((run / "split.json").read_text())["dataset"]
+    assert kept["split"] == 0.2
+    held_out = kept["held_out"]
     assert sorted(name.partition("/")[0] for name in held_out) == ["ants", "ants", "bees", "bees"]
     assert train_photos(f"resume={run / 'checkpoints/last.ckpt'}", "trainer.max_epochs=3") == 0
     model = f"checkpoint={run / 'model.safetensors'}"
@@ -46,25 +48,30 @@ def test_class_folders_without_a_split(tmp_path: Path, train_photos: Callable[..
     assert "are held out" not in capsys.readouterr().err  # but read from the run's folder, whatever the seed
     assert (tmp_path / "eval/metrics.json").read_text() == (run / "metrics.json").read_text()
 
+    other = [item.replace("0.2", "0.3") for item in data]
+    assert main(["eval", model, *other, *COMMON, f"run_dir={tmp_path / 'no'}"]) == 2
+    assert "dataset.split=0.3, but" in capsys.readouterr().err
     (run / "split.json").write_text("{")
     assert main(["eval", model, *data, *COMMON, f"run_dir={tmp_path / 'no'}"]) == 2
     assert "split.json: is not the division of a run's data" in capsys.readouterr().err
-    (tmp_path / "photos/val").mkdir()
     (run / "split.json").unlink()
+    assert main(["eval", model, *data, *COMMON, "seed=3", f"run_dir={tmp_path / 'anew'}"]) == 0
+    assert f"there is no split.json beside {run / 'model.safetensors'}: divided anew" in capsys.readouterr().err
+    assert (tmp_path / "anew/metrics.json").read_text() == (run / "metrics.json").read_text()
+    (tmp_path / "photos/val").mkdir()
     assert main(["eval", model, *data, *COMMON, f"run_dir={tmp_path / 'no'}"]) == 2
-    assert "has val/ already: leave out dataset.split" in capsys.readouterr().err
+    assert "has a split 'val' already: leave out dataset.split" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("layout", ["coco", "voc", "yolo"])
 def test_objects_without_a_split(
-    layout: str, tmp_path: Path, train_photos: Callable[..., int], layouts: Callable[[Path, int], dict[str, list[str]]]
+    layout: str, tmp_path: Path, train_photos: Callable[..., int], layouts: Callable[..., dict[str, list[str]]]
 ) -> None:
-    given = layouts(tmp_path / "data", 20)[layout]
-    (tmp_path / "data/yolo/data.yaml").write_text("names: [ant, bee]\n")
+    given = layouts(tmp_path / "data", 20, "train")[layout]
     shutil.rmtree(tmp_path / "data/voc/ImageSets")
     run = tmp_path / "run"
     assert train_photos("task=detection", *given, "dataset.split=0.3", "trainer.max_epochs=1", f"run_dir={run}") == 0
-    held_out = json.loads((run / "split.json").read_text())["dataset"]
+    held_out = json.loads((run / "split.json").read_text())["dataset"]["held_out"]
     assert 4 <= len(held_out) <= 8
     assert isinstance(held_out[0], int if layout == "coco" else str)
     checkpoint = f"checkpoint={run / 'model.safetensors'}"
