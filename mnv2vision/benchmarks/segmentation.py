@@ -10,12 +10,13 @@ from torch.nn import functional as F
 
 import mnv2vision as mv
 from mnv2vision.benchmarks.speed import Result, compare, settle
+from mnv2vision.contracts import InferenceOptions
 from mnv2vision.data.sample import Sample
 from mnv2vision.inference.predictor import Predictor
 from mnv2vision.predictions.segmentation import Segmentation
 from mnv2vision.segmentation.evaluator import SegmentationEvaluator
 from mnv2vision.segmentation.head import SegmentationHead
-from mnv2vision.segmentation.inference import MULTI_SCALE, InferenceOptions, Network, probabilities
+from mnv2vision.segmentation.inference import MULTI_SCALE, Network, probabilities
 
 
 def _network() -> Network:

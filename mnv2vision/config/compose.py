@@ -90,15 +90,15 @@ def _python(value: object) -> object:
 def _load(schema: type[T], given: Sequence[Given], choices: Mapping[str, Sequence[str]]) -> T:
     command = command_of(schema)
     if "recipe" in choices:
-        given = [*_of_recipe_file(given), *given]
+        given = _going_on([*_of_recipe_file(given), *given])
     chosen = [item for item in given if item.key in choices]
     others = [item for item in given if item.key not in choices]
     choice = _choose(chosen, choices, others)
     base = _compose(command, choice)
     resumed = _resumed_config(others) if schema is Train else None
     if resumed is not None:
-        if chosen:
-            raise ConfigError(f"{chosen[0].line} cannot change a resumed run; start a new one with init_from=")
+        if others_than := [item for item in chosen if item.value != _chosen_of(resumed, item.key)]:
+            raise ConfigError(f"{others_than[0].line} cannot change a resumed run; start a new one with init_from=")
         base = resumed
     known = kinds(command) | add_named(base, given)
     for item in others:
@@ -304,6 +304,26 @@ def _resumed_config(others: Sequence[Given]) -> DictConfig | None:
         raise ConfigError(f"{run_dir / 'config.yaml'}: is not the configuration of a run")
     config["run_dir"] = str(run_dir)
     return config
+
+
+def _going_on(given: list[Given]) -> list[Given]:
+    """What `resume=auto` stands for: the last checkpoint of the run in `run_dir`, or a new run if there is none."""
+    told = {item.key: item.value for item in given}
+    if told.get("resume") != AUTO:
+        return given
+    if not told.get("run_dir"):
+        raise ConfigError("resume=auto: give run_dir=<folder>, where the run is or will be")
+    given, last = [item for item in given if item.key != "resume"], Path(str(told["run_dir"])) / "checkpoints/last.ckpt"
+    if not last.is_file():
+        return given
+    # What the run was to find for itself it has found.
+    kept = [item for item in given if item.value != AUTO and item.key != "time"]
+    return [*kept, Given("resume", str(last), f"resume={last}")]
+
+
+def _chosen_of(config: DictConfig, group: str) -> object:
+    """The choice of a group in a run's configuration."""
+    return config[group]["name"] if group in SECTIONS else config[group]
 
 
 def _check(item: Given, base: DictConfig, kinds: Mapping[str, Kind]) -> None:

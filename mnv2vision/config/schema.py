@@ -61,10 +61,13 @@ class Train:
     )
     init_from: UserText | None = option(
         None,
-        "weights to start from: a file, a published name, auto (ImageNet's) or none; a head for other classes is new",
+        "weights to start from: a file, a published name, auto (ImageNet's) or none; of a head for other classes,"
+        " the classes of the same name stay",
     )
     resume: UserText | None = option(
-        None, "a checkpoint (.ckpt) to go on from; the run's own configuration is used again"
+        None,
+        "a checkpoint (.ckpt) to go on from; the run's own configuration is used again; auto: the last one in run_dir,"
+        " or a new run if there is none",
     )
     run_dir: UserText | None = option(None, "null: runs/<task>/<dataset>/<date_time>")
     seed: Seed = option(0, "of the head, the order, the augmentation, dropout")
@@ -157,7 +160,9 @@ class Eval:
 class _PredictInference:
     scales: Scales = option((1.0,), "segmentation: of the network's input; several are averaged")
     flip: bool = option(False, "segmentation: average with the mirror image")
-    window: bool = option(False, "segmentation: look at large photos through windows, in their own resolution")
+    window: bool = option(
+        False, "detection, segmentation: look at large photos through windows, in their own resolution"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What the rooms agree on, so that they need not know one another."""
 
 from mnv2vision.contracts.export import HeadExport, Outputs
+from mnv2vision.contracts.inference import InferenceOptions, window_starts
 from mnv2vision.contracts.model import Features, Head, HeadConfig, HeadKind, ModelConfig, Options, Taps
 from mnv2vision.contracts.raw import Raw, RawDetections
 from mnv2vision.contracts.task import (
@@ -32,6 +33,7 @@ __all__ = [
     "HeadKind",
     "HeadSettings",
     "HeadTraining",
+    "InferenceOptions",
     "Lesson",
     "ModelConfig",
     "Network",
@@ -46,4 +48,5 @@ __all__ = [
     "class_names",
     "find_classes",
     "no_loss",
+    "window_starts",
 ]

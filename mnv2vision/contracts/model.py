@@ -42,6 +42,13 @@ class Head(nn.Module, ABC):
     def set_features(self, features: Features) -> None:
         """Follow a change of the backbone's output stride; the weights stay."""
 
+    def class_rows(self, parameter: str) -> int | None:
+        """How many rows stand before those of the classes, in each group of rows of a class layer's parameter.
+
+        None for one that has no rows of classes.
+        """
+        return 0
+
     @abstractmethod
     def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> Raw:
         """The raw output.

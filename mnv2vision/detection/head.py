@@ -100,6 +100,10 @@ class SSDHead(Head):
             bias[:, 0] = math.log(background / (1 - background)) if self.scores == "sigmoid" else math.log(background)
             bias[:, 1:] = math.log(shown / (1 - shown)) if self.scores == "sigmoid" else math.log(shown)
 
+    def class_rows(self, parameter: str) -> int | None:
+        """See `Head.class_rows`: a group for each anchor of a cell, with the background first."""
+        return None if ".depthwise." in parameter else 1
+
     def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> RawDetections:
         """Raw predictions, with the anchors of an input of `image_size`."""
         maps = list(features)

@@ -22,7 +22,7 @@ from mnv2vision.inference.predictor import Predictor
 from mnv2vision.predictions.base import Described
 
 if TYPE_CHECKING:
-    from mnv2vision.segmentation.inference import InferenceOptions
+    from mnv2vision.contracts import InferenceOptions
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def predict_files(
         top: Classes to write per image (classification).
         threshold: From which score on objects are written (detection).
         max_detections: How many objects are found on a photo at most (detection); None: as the model says.
-        inference: Arguments of `InferenceOptions` (segmentation); its masks are written beside the pictures.
+        inference: Arguments of `InferenceOptions`.
         batch_size: Images at a time.
         device: Where to run; None for the GPU if there is one.
         runtime: See `Predictor`.

@@ -20,8 +20,8 @@ from mnv2vision.inference.engine import Engine, PredictingHead, Prediction
 if TYPE_CHECKING:
     import torch
 
+    from mnv2vision.contracts import InferenceOptions
     from mnv2vision.models.vision_model import VisionModel
-    from mnv2vision.segmentation.inference import InferenceOptions
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Predictor:
             batch_size: Images at a time, where a list is given.
             score_threshold: Of detections, in 0..1: those with less are dropped.
             max_detections: How many objects are found on a photo at most, the best ones; None: as the model says.
-            inference: Of segmentation: scales, flips and windows.
+            inference: Windows, for large photos; of segmentation also scales and flips.
             runtime: "torch"; "onnxruntime" or "openvino", which run a model file's export on the CPU, made once and
                 kept in the cache; "auto": on a CPU the fastest of those kept, else torch.
 

@@ -1,6 +1,6 @@
 """A model ready for inference in torch: batch norm folded, channels last, on a CPU with packed convolutions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mnv2vision.backbones import fold_batch_norm
 from mnv2vision.backbones.packing import pack_convolutions
-from mnv2vision.contracts import Decoder, class_names
+from mnv2vision.contracts import Decoder, InferenceOptions, class_names
 from mnv2vision.errors import ConfigError, keyword_names
 from mnv2vision.inference.engine import OfHead, PredictingHead, Prediction, by_photo, check_options
 from mnv2vision.models.shared_pass import shared_pass
@@ -36,7 +36,9 @@ class TorchEngine:
         """
         if (channels := model.config.backbone_options.get("in_channels", 3)) != 3:
             raise ConfigError(f"in_channels={channels}: photos have 3 channels, and are predicted on")
-        check_options(options, (head.task for head in model.config.heads.values()))
+        tasks = {head.task for head in model.config.heads.values()}
+        check_options(options, tasks)
+        _check_inference(options.get("inference"), tasks)
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             torch.empty(0, device=self.device)
@@ -83,3 +85,13 @@ class TorchEngine:
     def _decode(self, heads: set[str], images: Tensor, sizes: Sequence[tuple[int, int]]) -> dict[str, list[OfHead]]:
         networks = shared_pass(self.model, heads)
         return {name: list(self._decoders[name](networks[name], images, sizes)) for name in heads}
+
+
+def _check_inference(inference: object, tasks: Collection[str]) -> None:
+    """Raise ConfigError for ways to look that none of the tasks has."""
+    if not isinstance(inference, InferenceOptions):
+        return
+    if (inference.flip or list(inference.scales) != [1]) and "segmentation" not in tasks:
+        raise ConfigError(f"inference.scales and inference.flip are for segmentation, not for {', '.join(tasks)}")
+    if inference.window and tasks == {"classification"}:
+        raise ConfigError("inference.window is for detection and segmentation, not for classification")

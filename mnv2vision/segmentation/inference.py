@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mnv2vision.backbones.layers import Padding
-from mnv2vision.errors import ConfigError
+from mnv2vision.contracts import InferenceOptions, window_starts
 from mnv2vision.preprocessing import Preprocessing
 
 Network = Callable[[Tensor], Tensor]
@@ -20,31 +19,6 @@ MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 _MOST_SCORES = 2**26  # scores of a photo that are held at once, 256 MiB; beyond it, so many at a time:
 _TILE_SCORES = 2**22
-
-
-@dataclass(frozen=True)
-class InferenceOptions:
-    """How to look at an image.
-
-    Attributes:
-        scales: Of the network's input; the mean of the passes' probabilities decides. 0.5 to 1.75 with flips is the
-            paper's "MF".
-        flip: Look at the mirror image as well.
-        window: Look through windows of the network's input size at the photo in its own resolution, for photos much
-            larger than that; otherwise the whole photo is resized.
-        overlap: Of neighbouring windows, as a share of their side.
-    """
-
-    scales: Sequence[float] = (1.0,)
-    flip: bool = False
-    window: bool = False
-    overlap: float = 1 / 3
-
-    def __post_init__(self) -> None:
-        if not self.scales or not all(0 < scale <= 4 for scale in self.scales):
-            raise ConfigError(f"inference.scales={list(self.scales)} must be factors above 0 and at most 4")
-        if not 0 <= self.overlap < 1:
-            raise ConfigError(f"inference.overlap={self.overlap} must be at least 0 and below 1")
 
 
 def upsample(logits: Tensor, size: Sequence[int], *, stride: int, padding: Padding) -> Tensor:
@@ -138,10 +112,10 @@ def sliding_window(
     along = 3 if images.shape[3] > images.shape[2] else 2  # the longer side, so that a band is short
     across = 5 - along
     extent = {dim: min(window[dim - 2], images.shape[dim]) for dim in (along, across)}
-    starts = list(_starts(images.shape[along], extent[along], options.overlap))
+    starts = list(window_starts(images.shape[along], extent[along], options.overlap))
     total = count = images.new_zeros(0)
     for start, following in zip(starts, [*starts[1:], images.shape[along]], strict=True):
-        for beside in _starts(images.shape[across], extent[across], options.overlap):
+        for beside in window_starts(images.shape[across], extent[across], options.overlap):
             part = images.narrow(along, start, extent[along]).narrow(across, beside, extent[across])
             height, width = part.shape[-2:]
             padded = F.pad(normalize(part), [0, window[1] - width, 0, window[0] - height])
@@ -158,12 +132,6 @@ def sliding_window(
         for tensor, dim in ((total, along), (count, along - 2)):
             tensor.narrow(dim, 0, left).copy_(tensor.narrow(dim, done, left).clone())
             tensor.narrow(dim, left, done).zero_()
-
-
-def _starts(length: int, window: int, overlap: float) -> Iterator[int]:
-    step = max(1, round(window * (1 - overlap)))
-    yield from range(0, length - window, step)
-    yield length - window
 
 
 def to_masks(scores: Tensor, preprocessing: Preprocessing, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnv2vision.contracts import HeadInUse, Network, check_finite, class_names
+from mnv2vision.contracts import HeadInUse, InferenceOptions, Network, check_finite, class_names
 from mnv2vision.predictions.segmentation import Segmentation
 from mnv2vision.segmentation.head import SegmentationHead
-from mnv2vision.segmentation.inference import InferenceOptions, scores_by_pixel, sliding_window, to_masks
+from mnv2vision.segmentation.inference import scores_by_pixel, sliding_window, to_masks
 
 
 class SegmentationDecoder:

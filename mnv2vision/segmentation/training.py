@@ -16,6 +16,7 @@ from mnv2vision.contracts import (
     HeadInUse,
     HeadSettings,
     HeadTraining,
+    InferenceOptions,
     Lesson,
     Network,
     Options,
@@ -30,7 +31,7 @@ from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import Preprocessing
 from mnv2vision.segmentation.evaluator import SegmentationEvaluator
 from mnv2vision.segmentation.head import SegmentationHead
-from mnv2vision.segmentation.inference import InferenceOptions, scores_by_pixel, to_masks
+from mnv2vision.segmentation.inference import scores_by_pixel, to_masks
 from mnv2vision.segmentation.loss import segmentation_loss
 
 EXAMPLES = 24

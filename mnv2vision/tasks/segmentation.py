@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from mnv2vision.contracts import InferenceOptions
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.segmentation.evaluator import SegmentationEvaluator
-from mnv2vision.segmentation.inference import InferenceOptions
 from mnv2vision.segmentation.training import SegmentationTraining
 from mnv2vision.tasks.base import Task
 from mnv2vision.tasks.options import TrainingOptions

@@ -18,6 +18,7 @@ from mnv2vision.errors import WeightsError
 from mnv2vision.models.create import configure
 from mnv2vision.models.vision_model import VisionModel
 from mnv2vision.version import __version__
+from mnv2vision.weights.known_classes import known_classes
 
 FORMAT_VERSION = 2
 
@@ -225,7 +226,7 @@ def check_values(name: str, tensor: Tensor, source: str) -> None:
 
 
 def initialize_from(model: VisionModel, file: ModelFile, source: str) -> str:
-    """Initialise a model from weights that may have other classes or heads.
+    """Initialise a model from weights that may have other classes or heads; classes are matched by name.
 
     Args:
         model: Changed in place; its backbone must be of the file's architecture.
@@ -248,9 +249,11 @@ def initialize_from(model: VisionModel, file: ModelFile, source: str) -> str:
     places = {name: name for name in backbone} | dict(_useful(model, file.config))
     kept = {name: file.state[theirs] for name, theirs in places.items() if theirs in file.state}
     kept = {name: tensor for name, tensor in kept.items() if tensor.shape == wanted[name].shape}
+    known = known_classes(model, file.config, file.state)
+    kept |= known.state
     model.load_state_dict(kept, strict=False)
     anew = [name for name in wanted if name not in kept]
-    line = f"initialised {len(kept)} of {len(wanted)} tensors from {source}"
+    line = "; ".join([f"initialised {len(kept)} of {len(wanted)} tensors from {source}", *known.lines])
     if not anew:
         return line
     # Names of parameters if they are few, otherwise of layers.

@@ -17,6 +17,7 @@ from mnv2vision.config.compose import groups, kinds, load_config
 from mnv2vision.config.kinds import Flag, Kind, Many, Number, OneOf
 from mnv2vision.config.named import head_tasks
 from mnv2vision.config.options import values
+from mnv2vision.contracts import InferenceOptions
 from mnv2vision.data.augment.classification import EvaluationTransform
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.loader import DataModule
@@ -27,7 +28,6 @@ from mnv2vision.engine.train import augmentation, head_settings, training_option
 from mnv2vision.engine.trainer import check_limits, check_loggers, create_loggers, create_trainer, training_callbacks
 from mnv2vision.errors import ConfigError
 from mnv2vision.models.tasks import TASKS
-from mnv2vision.segmentation.inference import InferenceOptions
 from mnv2vision.tasks.base import Task
 from mnv2vision.training.callbacks import History
 

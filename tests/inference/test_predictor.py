@@ -16,8 +16,8 @@ from torch import nn
 
 import mnv2vision as mv
 from mnv2vision.cli.main import main
+from mnv2vision.contracts import InferenceOptions
 from mnv2vision.errors import ConfigError, DataError, WeightsError
-from mnv2vision.segmentation.inference import InferenceOptions
 
 NAMES = ("ant", "bee", "wasp", "fly", "moth", "gnat")
 

@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mnv2vision.contracts import InferenceOptions
 from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import Preprocessing
 from mnv2vision.segmentation import inference
 from mnv2vision.segmentation.inference import (
     MULTI_SCALE,
-    InferenceOptions,
     Network,
     probabilities,
     scores_by_pixel,

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 import mnv2vision as mv
 from mnv2vision.backbones.layers import ConvNormAct, Padding
+from mnv2vision.contracts import InferenceOptions
 from mnv2vision.data.batch import Batch
 from mnv2vision.data.formats.voc import Voc
 from mnv2vision.data.sample import Sample
 from mnv2vision.segmentation.evaluator import SegmentationEvaluator
-from mnv2vision.segmentation.inference import InferenceOptions, probabilities, upsample
+from mnv2vision.segmentation.inference import probabilities, upsample
 from mnv2vision.tasks.segmentation import SegmentationTask
 from mnv2vision.weights.importers.from_tensorflow import convert
 
@@ -215,7 +216,10 @@ def test_several_scales(model: Any, photos: Any) -> None:
 
 @pytest.mark.slow
 def test_a_pixel_less_is_as_good(shared: Path) -> None:
-    """The published DeepLab on VOC's photos at hand: 0.7623 at 513, and 0.6955 at 512 where corners are aligned."""
+    """The published DeepLab on VOC's photos at hand: 0.743 at 513, and 0.668 at 512 where corners are aligned.
+
+    Of the classes that the photos have: with the others, a pixel taken for one of them is a twentieth.
+    """
     source = Voc(shared / "data/voc/VOCdevkit", "val", targets=("mask",))
     figures = {}
     for side in (513, 512):
@@ -225,6 +229,6 @@ def test_a_pixel_less_is_as_good(shared: Path) -> None:
         for index in range(len(source)):
             sample = source[index]
             evaluator.update([predict(sample.image).mask], [sample])
-        figures[side] = evaluator.compute()["mIoU"]
-    assert figures[513] > 0.6
+        figures[side] = evaluator.compute()["mIoU_present"]
+    assert figures[513] > 0.7
     assert figures[512] == pytest.approx(figures[513], abs=0.015)
