@@ -72,9 +72,10 @@ def train(
 
     Args:
         task: "classification", "detection", "segmentation", or "joint", with several heads.
-        data: A folder (of class folders in train/ and val/ for classification, else of COCO's, VOC's or YOLO's layout);
-            or a data set of your own, with `__len__`, `__getitem__ -> Sample` and `names`, of which a tenth is held out
-            for validation; or a pair of these, (train, val). None: what `dataset` says, the built-in shapes by default.
+        data: A folder (class folders for classification, else COCO's, VOC's or YOLO's layout; without a split, a fifth
+            is held out for validation); or a data set of your own, with `__len__`, `__getitem__ -> Sample` and `names`,
+            of which a tenth is held out; or a pair of these, (train, val). None: what `dataset` says, the built-in
+            shapes by default.
         init_from: Weights to start from: a file, a published name, "auto" (ImageNet's for the backbone) or "none". None
             is what the recipe says; for your own data, "auto".
         epochs: The same as trainer.max_epochs.
