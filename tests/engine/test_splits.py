@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from mnv2vision.cli.main import main
-
-pytestmark = pytest.mark.slow
+from mnv2vision.config.compose import load_config
+from mnv2vision.config.schema import Train
+from mnv2vision.engine.parts import create_parts
+from mnv2vision.engine.splits import divided, write_splits
 
 Capture = pytest.CaptureFixture[str]
 COMMON = ("loader.workers=0", "trainer.accelerator=cpu")
@@ -28,6 +30,7 @@ def train_photos(tiny: tuple[str, ...]) -> Callable[..., int]:
     return train
 
 
+@pytest.mark.slow
 def test_class_folders_without_a_split(tmp_path: Path, train_photos: Callable[..., int], capsys: Capture) -> None:
     rng = np.random.default_rng(0)
     for number in range(20):
@@ -63,6 +66,31 @@ def test_class_folders_without_a_split(tmp_path: Path, train_photos: Callable[..
     assert "has a split 'val' already: leave out dataset.split" in capsys.readouterr().err
 
 
+def test_data_sets_by_name(tmp_path: Path) -> None:
+    """Each is divided by itself; a checkpoint's run says how, whatever the seed."""
+    for number in range(20):
+        path = tmp_path / f"photos/{'ants' if number % 2 else 'bees'}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (20, 20, 3), np.uint8)).save(path)
+    data = ["data.insects.dataset=imagenet", f"data.insects.root={tmp_path / 'photos'}", "data.insects.split=0.3"]
+    kept = []
+    for more in ([], ["seed=1"]):
+        (part,) = create_parts(
+            load_config(Train, ["init_from=none", *data, *more]), {"classification": "classification"}
+        )
+        assert part.train is not None
+        assert (len(part.train), len(part.val)) == (14, 6)
+        kept.append(part.dataset)
+    write_splits({"insects": kept[0], "others": {"name": "shapes"}}, tmp_path)
+    assert json.loads((tmp_path / "split.json").read_text()).keys() == {"insects"}
+    assert kept[0]["held_out"] != kept[1]["held_out"]
+    checkpoint = str(tmp_path / "checkpoints/last.ckpt")
+    own = {key: value for key, value in kept[1].items() if key != "held_out"}
+    assert divided(own, "insects", ["label"], 1, checkpoint, "raise")["held_out"] == kept[0]["held_out"]
+    assert divided(own, "others", ["label"], 1, checkpoint, "raise")["held_out"] == kept[1]["held_out"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["coco", "voc", "yolo"])
 def test_objects_without_a_split(
     layout: str, tmp_path: Path, train_photos: Callable[..., int], layouts: Callable[..., dict[str, list[str]]]
