@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 
+from mnv2vision.cli.folder import with_folder
 from mnv2vision.config.compose import load_config
 from mnv2vision.config.schema import Tune
 from mnv2vision.errors import ConfigError
@@ -16,4 +17,4 @@ def run(arguments: Sequence[str]) -> None:
         raise ConfigError("tune needs Optuna: pip install 'mnv2vision[tune]'")
     from mnv2vision.engine.tune import tune
 
-    tune(own, [item for item in arguments if item not in own])
+    tune(own, with_folder([item for item in arguments if item not in own]))

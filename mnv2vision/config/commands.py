@@ -26,7 +26,7 @@ COMMANDS = {
         Train,
         (
             "task=detection",
-            "dataset=imagenet dataset.root=photos",
+            "photos/",
             "dataset=imagenet dataset.root=/data/imagenet recipe=imagenet_paper trainer.devices=8",
             "resume=runs/.../checkpoints/last.ckpt",
         ),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from mnv2vision.config.annotations import Byte, Count, Name, Seed, UserText, UserTexts
+from mnv2vision.config.annotations import Byte, Count, Held, Name, Seed, UserText, UserTexts
 from mnv2vision.config.kinds import Many, Word, whole
 from mnv2vision.config.options import option
 
@@ -19,6 +19,9 @@ class Shapes:
     seed: Seed = option(0, "of the images")
 
 
+_SPLIT = "share of the images to hold out for validation, where there is no split; kept in the run's split.json"
+
+
 @dataclass(frozen=True)
 class ImageNet:
     """ImageNet, or any folder of the layout <root>/<split>/<class>/<images>."""
@@ -27,6 +30,7 @@ class ImageNet:
     root: UserText | None = option(None, "the data set's folder")
     train_split: UserText = option("train", "folder below root")
     val_split: UserText = option("val", "folder below root")
+    split: Held | None = option(None, _SPLIT)
     classes: UserTexts | None = option(None, "a list restricts the data set to these classes, in this order")
 
 
@@ -51,6 +55,7 @@ class Voc:
     year: Annotated[int, whole(0, 9999)] | None = option(2012, "of the folder VOC<year>")
     train_split: UserText = option("train", "a list of ImageSets; several: 2007/trainval+2012/trainval")
     val_split: UserText = option("val", "likewise")
+    split: Held | None = option(None, _SPLIT)
     classes: UserTexts | None = option(
         None, "class names of your own; for masks by value, the background first; null: the data set's"
     )
@@ -72,6 +77,7 @@ class Coco:
     year: Annotated[int, whole(0, 9999)] | None = option(2017, "null: file names without a year")
     train_split: UserText = option("train", "in the names of annotation files and image folders")
     val_split: UserText = option("val", "likewise")
+    split: Held | None = option(None, _SPLIT)
     classes: UserTexts | None = option(None, "a list restricts the data set to these categories, in this order")
     voc_classes: bool = option(False, "masks: VOC's 21 classes instead of COCO's own")
     orientation: Name = option("upright", _ORIENTATION)
@@ -86,6 +92,7 @@ class Yolo:
     root: UserText | None = option(None, "the folder with data.yaml, or that file")
     train_split: UserText = option("train", "a key of data.yaml")
     val_split: UserText = option("val", "likewise; also where it is called valid")
+    split: Held | None = option(None, _SPLIT)
     classes: UserTexts | None = option(None, "a list restricts the data set to these classes, in this order")
     orientation: Name = option("upright", _ORIENTATION)
     protocol: Annotated[str, Word(("coco", "voc"))] | None = option(None, _PROTOCOL)

@@ -5,7 +5,7 @@ import copy
 import html
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +20,8 @@ from mnv2vision.engine import evaluate as evaluation
 from mnv2vision.engine import export as exporting
 from mnv2vision.engine import train as training
 from mnv2vision.engine.export import Exported
-from mnv2vision.engine.own_data import Data, folder_values, own_parts
+from mnv2vision.engine.folder import folder_values
+from mnv2vision.engine.own_data import Data, own_parts
 from mnv2vision.engine.run_folder import choose_folder
 from mnv2vision.errors import ConfigError
 from mnv2vision.models.tasks import TASKS
@@ -71,9 +72,10 @@ def train(
 
     Args:
         task: "classification", "detection", "segmentation", or "joint", with several heads.
-        data: A folder (of class folders in train/ and val/ for classification, else of VOC's or COCO's layout); or a
-            data set of your own, with `__len__`, `__getitem__ -> Sample` and `names`, of which a tenth is held out for
-            validation; or a pair of these, (train, val). None: what `dataset` says, the built-in shapes by default.
+        data: A folder (class folders for classification, else COCO's, VOC's or YOLO's layout; without a split, a fifth
+            is held out for validation); or a data set of your own, with `__len__`, `__getitem__ -> Sample` and `names`,
+            of which a tenth is held out; or a pair of these, (train, val). None: what `dataset` says, the built-in
+            shapes by default.
         init_from: Weights to start from: a file, a published name, "auto" (ImageNet's for the backbone) or "none". None
             is what the recipe says; for your own data, "auto".
         epochs: The same as trainer.max_epochs.
@@ -87,12 +89,14 @@ def train(
         DataError: For data that cannot be used.
         WeightsError: For weights that cannot be used.
     """
-    values: dict[str, object] = {"task": task, **_data_values(data, task), **overrides}
+    values: dict[str, object] = {"task": task, **_data_values(data, overrides, task), **overrides}
     values |= {"init_from": init_from} if init_from is not None else {}
     values |= {"trainer.max_epochs": epochs} if epochs is not None else {}
     if values.get("resume"):  # whose run has both already
         del values["task"]
         values.pop("dataset", None)
+        if "dataset.split" not in overrides:
+            values.pop("dataset.split", None)
     config = load_values(Train, values)
     if config.task != task:
         raise ConfigError(f"task={task}, but resume={config.resume} is of a run of task={config.task}")
@@ -130,7 +134,7 @@ def evaluate(
         loaded = evaluation.open_model(model, str(overrides.get("runtime", "torch")))
     kinds = [head.task for head in loaded.config.heads.values()]
     targets = [TASKS[kind].target for kind in kinds]
-    config = load_values(Eval, {**_data_values(data, *kinds), **overrides})
+    config = load_values(Eval, {**_data_values(data, overrides, *kinds), **overrides})
     if not isinstance(model, VisionModel):
         config = replace(config, checkpoint=os.fspath(model))
     with _interruptible():
@@ -178,25 +182,32 @@ def export(
         given["checkpoint"] = model
         loaded, heads = None, file.read(registry.resolve(model)).config.heads if data is not None else {}
     kinds = [head.task for head in heads.values()]
-    config = load_values(Export, {**_data_values(data, *kinds), **given, **overrides})
+    config = load_values(Export, {**_data_values(data, overrides, *kinds), **given, **overrides})
     with _interruptible():
         own = own_parts(data) if config.dataset.get("name") == OWN else None
         return exporting.export(config, loaded, own)
 
 
-def _data_values(data: Data | None, *tasks: str) -> dict[str, object]:
+def _data_values(data: Data | None, overrides: Mapping[str, object], *tasks: str) -> dict[str, object]:
     if data is None:
         return {}
     if isinstance(data, str | os.PathLike) and JOINT in tasks:
         raise ConfigError(f"data={data}: of several heads, give data sets by name: **{{'data.<name>.dataset': …}}")
-    return folder_values(data, tasks[0]) if isinstance(data, str | os.PathLike) else {"dataset": OWN}
+    if not isinstance(data, str | os.PathLike):
+        return {"dataset": OWN}
+    _show_progress()
+    return folder_values(data, tasks[0], overrides)
+
+
+def _show_progress() -> None:
+    if not (logging.getLogger("mnv2vision").handlers or logging.getLogger().handlers):
+        show_log()
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Show progress, and let a signal end a run in good order."""
-    if not (logging.getLogger("mnv2vision").handlers or logging.getLogger().handlers):
-        show_log()
+    _show_progress()
     try:
         with signals_end():
             yield

@@ -67,7 +67,7 @@ def average(config: Average) -> dict[str, float]:
 
 
 def _average(config: Average, model: VisionModel, states: Mapping[str, State], output: Path) -> dict[str, float]:
-    images = Images(config, model, output) if config.dataset else None
+    images = Images(config, next(iter(states)), model, output) if config.dataset else None
     measured = {path: images.measure(state) for path, state in states.items()} if images else {}
     kept = list(states)
     if images and config.greedy:
@@ -117,15 +117,22 @@ def greedy(scores: Mapping[str, float], measure: Callable[[Sequence[str]], float
 class Images:
     """The images of a data set: averages are measured on one part, and their batch norm is estimated on the other."""
 
-    def __init__(self, config: Average, model: VisionModel, output: Path) -> None:
+    def __init__(self, config: Average, first: str, model: VisionModel, output: Path) -> None:
         """Read the data set.
 
         Args:
             config: Of the command `average`.
+            first: The file of the first model.
             model: Gets the weights that are measured.
             output: Folder of the average.
         """
-        evaluated = Eval(seed=config.seed, loader=config.loader, dataset=config.dataset, trainer=EvalTrainer(devices=1))
+        evaluated = Eval(
+            checkpoint=first,  # in whose run's folder the images may have been divided
+            seed=config.seed,
+            loader=config.loader,
+            dataset=config.dataset,
+            trainer=EvalTrainer(devices=1),
+        )
         tasks = {name: head.task for name, head in model.config.heads.items()}
         parts = create_parts(evaluated, tasks)
         tell_of_unmeasured(parts, tasks)
@@ -134,7 +141,7 @@ class Images:
         self._batches: list[BatchKey] = []
         if config.batch_norm != "estimate":
             return
-        source = create_source(config.dataset, "train", *dict.fromkeys(parts[0].targets.values()))
+        source = create_source(parts[0].dataset, "train", *dict.fromkeys(parts[0].targets.values()))
         transform = EvaluationTransform(model.preprocessing)
         self._training = BatchDataset(source, transform, seed=config.seed, on_error="raise", evaluation=True)
         count, size = min(config.images, len(source)), config.loader.batch_size

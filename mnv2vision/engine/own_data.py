@@ -2,9 +2,7 @@
 
 import logging
 import os
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -103,30 +101,6 @@ class OwnSource:
         if wrong := [label for label in labels if not 0 <= label < len(self.names)]:
             raise DataError(f"{sample.path}: label {wrong[0]}, but there are {len(self.names)} names")
         return sample
-
-
-def folder_values(folder: str | os.PathLike[str], task: str) -> dict[str, object]:
-    """The data set's keys for a folder, by its layout.
-
-    Args:
-        folder: Class folders in train/ and val/ for classification; else of COCO's or VOC's layout.
-        task: What it is for.
-
-    Raises:
-        ConfigError: For a folder that does not exist or has another layout.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise ConfigError(f"data={root}: no such folder")
-    if task == "classification":
-        return {"dataset": "imagenet", "dataset.root": root}
-    if (root / "annotations").is_dir():
-        names = " ".join(path.name for path in (root / "annotations").glob("instances_*.json"))
-        year = re.search(r"(\d{4})\.json", names)
-        return {"dataset": "coco", "dataset.root": root, "dataset.year": int(year[1]) if year else None}
-    if (root / "JPEGImages").is_dir() or any(root.glob("VOC*/")):
-        return {"dataset": "voc", "dataset.root": root}
-    raise ConfigError(f"data={root}: has neither annotations/ (COCO's layout) nor VOC<year>/ or JPEGImages/ (VOC's)")
 
 
 def own_parts(data: object, *targets: str) -> tuple[SampleSource, SampleSource]:

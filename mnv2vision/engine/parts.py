@@ -11,6 +11,7 @@ from mnv2vision.data.formats.imagenet import check_same_classes
 from mnv2vision.data.mixture import Labels, Mixture, Relabelled, counts_per_batch, unite
 from mnv2vision.data.sample import Sample, SampleSource, names_of
 from mnv2vision.data.sources import create_source, offered, told
+from mnv2vision.engine.splits import divided
 from mnv2vision.errors import ConfigError
 from mnv2vision.models.tasks import TASKS
 from mnv2vision.models.vision_model import VisionModel
@@ -67,11 +68,14 @@ def create_parts(config: Train | Eval | Export, tasks: Mapping[str, str], own: O
         served = {name: target for name, target in needs.items() if target in own[1].targets}
         return _checked([DataPart("", config.dataset, served, own[1], own[0])], tasks, training)
     named = named_parts(config.data.more)
+    model = config.resume if isinstance(config, Train) else config.checkpoint  # of a run that may have divided them
     if not named:
         names = list(needs)
         if len(needs) > 1:
             names = _served("", str(config.dataset["name"]), None, needs, twice=not training)
-        return _checked([_read("", config.dataset, {name: needs[name] for name in names}, with_train)], tasks, training)
+        served = {name: needs[name] for name in names}
+        dataset = divided(config.dataset, "", _targets(served), config.seed, model, config.data.on_error)
+        return _checked([_read("", dataset, served, with_train)], tasks, training)
     parts = []
     for name, section in named.items():
         served = {head: needs[head] for head in _served(name, str(section["dataset"]), section.pop("heads"), needs)}
@@ -80,6 +84,8 @@ def create_parts(config: Train | Eval | Export, tasks: Mapping[str, str], own: O
             continue
         assert isinstance(share, float | None)
         dataset = {**section, "name": section.pop("dataset")}
+        if served:
+            dataset = divided(dataset, name, _targets(served), config.seed, model, config.data.on_error)
         parts.append(replace(_read(name, dataset, served, with_train), share=share, learned=learned))
     parts.sort(key=lambda part: not part.targets)  # those to measure on first
     return _checked(parts, tasks, training)
@@ -118,10 +124,14 @@ def _served(name: str, dataset: str, heads: object, needs: Mapping[str, Target],
 
 
 def _read(name: str, dataset: Mapping[str, object], served: Mapping[str, Target], with_train: bool) -> DataPart:
-    wanted = tuple(dict.fromkeys(served.values())) or offered(str(dataset["name"]))[:1]  # for its images
+    wanted = _targets(served) or offered(str(dataset["name"]))[:1]  # for its images
     train = create_source(dataset, "train", *wanted) if with_train else None
     val = create_source(dataset, "val", *wanted) if train is None or served else train
     return DataPart(name, dataset, served, val, train)
+
+
+def _targets(served: Mapping[str, Target]) -> tuple[Target, ...]:
+    return tuple(dict.fromkeys(served.values()))
 
 
 def _checked(parts: list[DataPart], tasks: Mapping[str, str], training: bool) -> list[DataPart]:

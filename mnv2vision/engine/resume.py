@@ -93,7 +93,9 @@ def identify(parts: Sequence[DataPart], names: Mapping[str, Sequence[str]]) -> d
     found: dict[str, object] = {}
     for part in parts:
         section, of = (f"data.{part.name}", f" of {part.name}") if part.name else ("dataset", "")
-        found |= {f"{section}.{key}": value for key, value in part.dataset.items() if key not in ("root", "sbd")}
+        found |= {
+            f"{section}.{key}": value for key, value in part.dataset.items() if key not in ("root", "sbd", "held_out")
+        }
         found |= {f"training images{of}": len(part.train or ())}
         found |= {f"validation images{of}": len(part.val)} if part.targets else {}
     if len(names) == 1:

@@ -40,6 +40,7 @@ from mnv2vision.engine.parts import (
 )
 from mnv2vision.engine.resume import RunCheckpoint, check_resume, identify, is_of_run, load_best, read_checkpoint
 from mnv2vision.engine.run_folder import check_unused, choose_folder, claimed, telling_how_to_go_on
+from mnv2vision.engine.splits import write_splits
 from mnv2vision.engine.teachers import load_teachers
 from mnv2vision.engine.trainer import (
     check_limits,
@@ -133,6 +134,7 @@ def _train(
     if resumed is not None:
         check_resume(config, resumed, task, data.identity, trainer.world_size, run_dir)
     write_config(config, run_dir)
+    write_splits({part.name: part.dataset for part in data_parts}, run_dir)
     log_plan(config, run_dir, images, trainer)
     with refused_options():
         trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)

@@ -18,7 +18,6 @@ from mnv2vision.contracts import find_classes
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.sample import names_of
 from mnv2vision.engine import initial
-from mnv2vision.engine.own_data import folder_values
 from mnv2vision.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.slow
@@ -169,25 +168,6 @@ def test_samples_without_the_target() -> None:
 
     with pytest.raises(ConfigError, match="data: the samples have label, mask, but the task needs boxes"):
         mv.train("detection", Boxless(), init_from="none", **SMALL)
-
-
-def test_folders_by_their_layout(tmp_path: Path) -> None:
-    (tmp_path / "coco/annotations").mkdir(parents=True)
-    (tmp_path / "coco/annotations/instances_train2014.json").touch()
-    (tmp_path / "plain/annotations").mkdir(parents=True)
-    (tmp_path / "plain/annotations/instances_train.json").touch()
-    (tmp_path / "devkit/VOC2007").mkdir(parents=True)
-    (tmp_path / "photos/train/ant").mkdir(parents=True)
-
-    def found(name: str, task: str) -> dict[str, object]:
-        return {key: value for key, value in folder_values(tmp_path / name, task).items() if key != "dataset.root"}
-
-    assert found("photos", "classification") == {"dataset": "imagenet"}
-    assert found("coco", "detection") == {"dataset": "coco", "dataset.year": 2014}
-    assert found("plain", "segmentation") == {"dataset": "coco", "dataset.year": None}
-    assert found("devkit", "detection") == {"dataset": "voc"}
-    with pytest.raises(ConfigError, match=r"photos: has neither annotations/ \(COCO's layout\) nor VOC<year>/"):
-        folder_values(tmp_path / "photos", "detection")
 
 
 # ---- init_from=auto ----

@@ -12,6 +12,11 @@ from mnv2vision.errors import DataError
 log = logging.getLogger(__name__)
 
 
+def split_names(split: str) -> tuple[str, ...]:
+    """What a split may be called: "val" also "valid", as in Roboflow's exports, or "validation"."""
+    return (split, "valid", "validation") if split == "val" else (split,)
+
+
 def select_classes(names: Sequence[str], classes: Sequence[str] | None, where: str) -> list[int]:
     """The indices of the wanted names.
 

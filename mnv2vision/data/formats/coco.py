@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import upright
-from mnv2vision.data.formats.classes import select_classes, tell_of_absent
+from mnv2vision.data.formats.classes import select_classes, split_names, tell_of_absent
 from mnv2vision.data.formats.coco_index import coco_index, facts
 from mnv2vision.data.formats.coco_masks import check_outlines, paint_mask
 from mnv2vision.data.formats.names import texts
@@ -45,9 +46,9 @@ class Coco:
 
     The annotation file is `annotations/instances_<split><year>.json` (or without the year, or `<split>.json`, or
     Roboflow's `<split>/_annotations.coco.json`), the images are in `<split><year>/`, `<split>/`, `images/…` or beside
-    the annotation file. Images without objects are kept. Boxes, areas and outlines may be missing if they can be
-    derived, and `iscrowd` is optional. The file is read once and indexed in the cache folder. Masks are painted from
-    the outlines, see `paint_mask`.
+    the annotation file; `val` may be called `valid`. Images without objects are kept. Boxes, areas and outlines may be
+    missing if they can be derived, and `iscrowd` is optional. The file is read once and indexed in the cache folder.
+    Masks are painted from the outlines, see `paint_mask`.
 
     Attributes:
         names: Category names by label; `mask_names` if the mask is the only target.
@@ -62,7 +63,7 @@ class Coco:
     def __init__(
         self,
         root: str | os.PathLike[str],
-        split: str,
+        split: str | None,
         *,
         targets: Collection[str] = ("boxes",),
         year: int | None = 2017,
@@ -74,7 +75,7 @@ class Coco:
 
         Args:
             root: The folder with `annotations/` and the image folders.
-            split: "train", "val" or another.
+            split: "train", "val" or another; None for the only annotation file.
             targets: What to read: "boxes", "mask" or both.
             year: The year in file names; optional there.
             classes: Names of the categories to keep, in label order (in masks from 1 on); by default all, sorted by id.
@@ -92,7 +93,7 @@ class Coco:
         folder = Path(root)
         if not os.path.isdir(folder):  # Path.is_dir raises for long names
             raise DataError(f"{folder}: the data set's root folder does not exist")
-        self.annotation_file, self.image_folder = _find(folder, split, "" if year is None else str(year))
+        self.annotation_file, self.image_folder = _find(folder, split, year)
         where = str(self.annotation_file)
         # Arrays, not lists of objects: workers share them, and reference counts would copy them.
         self.index = coco_index(self.annotation_file)
@@ -153,13 +154,18 @@ class Coco:
             crowd=self.index["crowd"][own],
             areas=self.index["areas"][own],
         )
-        sample = Sample(image, image_id=json.loads(texts(self.index, "ids")[index]), path=path)
+        sample = Sample(image, image_id=self.image_id(index), path=path)
         if "mask" in self.targets:
             mask = paint_mask(self.index, self.index["outlines"][own], boxes, stored_size(sample.size, turned))
             sample.mask = upright(mask, turned)
         if "boxes" in self.targets:
             sample.boxes = replace(boxes, boxes=turn_boxes(boxes.boxes, image.shape, turned))
         return sample
+
+    def image_id(self, index: int) -> int | str:
+        """The id of an image, as the file has it."""
+        own: int | str = json.loads(texts(self.index, "ids")[index])
+        return own
 
     def _path(self, index: int) -> str:
         """An image's path: its name as it is or with Windows separators, in the image folder or another one."""
@@ -179,20 +185,60 @@ class _ObjectNames:
         return f"{texts(arrays, 'names')[place]} of {texts(arrays, 'files')[image]}"
 
 
-def _find(root: Path, split: str, year: str) -> tuple[Path, Path]:
-    names = [f"{split}{year}", split] if year else [split]
-    candidates = [
+def find_coco_split(root: str | os.PathLike[str], split: str, year: int | None) -> Path | None:
+    """The annotation file of a split, if there is one; that of another year, if it is the only one."""
+    folder = Path(root)
+    found = next(filter(os.path.isfile, _candidates(folder, _split_names(split, year))), None)
+    if found is None:
+        others = [path for path in (folder / "annotations").glob("*.json") if _year_of(path, split) is not None]
+        found = others[0] if len(others) == 1 else None
+    return found
+
+
+def _split_names(split: str, year: int | None) -> list[str]:
+    return [*([] if year is None else [f"{split}{year}"]), *split_names(split)]
+
+
+def _candidates(root: Path, names: Sequence[str]) -> list[Path]:
+    return [
         *(root / "annotations" / f"instances_{name}.json" for name in names),
         *(root / "annotations" / f"{name}.json" for name in names),
         *(root / name / "_annotations.coco.json" for name in names),
     ]
-    file = next((path for path in candidates if os.path.isfile(path)), None)
+
+
+def _year_of(path: Path, split: str) -> int | None:
+    found = re.fullmatch(rf"instances_{re.escape(split)}(\d{{4}})\.json", path.name)
+    return int(found[1]) if found else None
+
+
+def _find(root: Path, split: str | None, year: int | None) -> tuple[Path, Path]:
+    """The annotation file and the image folder of a split, or of all images."""
+    if split is None:
+        return _find_only(root)
+    file = find_coco_split(root, split, year)
+    expected = _candidates(root, _split_names(split, year))[0]
     if file is None:
         there = sorted(path.name for path in (root / "annotations").glob("*.json"))
         found = f"; annotations/ contains {few(there)}" if there else ""
         below = sorted(path.parent.name for path in root.glob("*/annotations"))
         if below and not there:
             found = f"; {few(below)}/ has an annotations folder: is the root one level too high?"
-        raise DataError(f"{candidates[0]}: no such file for the split {split!r}{found}")
+        raise DataError(f"{expected}: no such file for the split {split!r}{found}")
+    if (other := _year_of(file, split)) not in (None, year):
+        log.warning("%s: no %s; using that of %d instead (dataset.year=%d)", root, expected.name, other, other)
+        year = other
+    names = _split_names(split, year)
     folders = [*(root / name for name in names), *(root / "images" / name for name in names), root / "images"]
     return file, next((folder for folder in folders if folder.is_dir()), file.parent)
+
+
+def _find_only(root: Path) -> tuple[Path, Path]:
+    places = ("annotations/*.json", "*.json", "*/_annotations.coco.json")
+    files = next(filter(None, (sorted(root.glob(place)) for place in places)), [])
+    if len(files) != 1:
+        there = few([file.name for file in files]) or "none"
+        raise DataError(f"{root}: expected one annotation file there or in annotations/; found {there}")
+    name = files[0].stem.removeprefix("instances_")
+    folders = [root / name, root / "images" / name, root / "images"]
+    return files[0], next((folder for folder in folders if folder.is_dir()), files[0].parent)

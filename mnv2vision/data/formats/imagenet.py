@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import decode_image
+from mnv2vision.data.formats.classes import split_names
 from mnv2vision.data.formats.folder_index import load_index, tell_of_left_out
 from mnv2vision.data.formats.names import FileNames
 from mnv2vision.data.sample import Sample
@@ -46,7 +47,7 @@ class ImageNet:
 
         Args:
             root: The folder with the splits.
-            split: A folder in it, such as "train" or "val".
+            split: A folder in it, such as "train" or "val"; "" if the class folders are in the root itself.
             classes: Folders or display names of the classes to keep, in label order.
 
         Raises:
@@ -85,8 +86,11 @@ class ImageNet:
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         path = self.path(index)
-        image_id = os.path.relpath(path, self._folder)
-        return Sample(decode_image(path), image_id=image_id, path=path, label=int(self.labels[index]))
+        return Sample(decode_image(path), image_id=self.image_id(index), path=path, label=int(self.labels[index]))
+
+    def image_id(self, index: int) -> str:
+        """The id of an image: its path below the split's folder."""
+        return os.path.relpath(self.path(index), self._folder)
 
     def path(self, index: int) -> str:
         """The path of an image."""
@@ -122,16 +126,22 @@ def _display_name(folder: str) -> str:
     return imagenet_classes().get(folder, folder)
 
 
+def find_imagenet_split(root: str | os.PathLike[str], split: str) -> str | None:
+    """The folder of a split, if there is one."""
+    folders = (os.path.join(root, name) for name in split_names(split))
+    return next(filter(os.path.isdir, folders), None)
+
+
 def _split_folder(root: str, split: str) -> str:
     if not os.path.isdir(root):
         raise DataError(f"{root}: the data set's root folder does not exist")
-    folder = os.path.join(root, split)
-    if not os.path.isdir(folder):
+    folder = find_imagenet_split(root, split)
+    if folder is None:
         try:
             splits = sorted(entry.name for entry in Path(root).iterdir() if entry.is_dir())
         except OSError as error:
             raise DataError(f"{root}: cannot be read ({error.strerror})") from error
-        raise DataError(f"{folder}: no split {split!r}; folders found: {few(splits) or 'none'}")
+        raise DataError(f"{os.path.join(root, split)}: no split {split!r}; folders found: {few(splits) or 'none'}")
     return folder
 
 

@@ -24,6 +24,7 @@ from mnv2vision.data.formats.orientation import (
 from mnv2vision.data.formats.voc_boxes import VocBoxes, places
 from mnv2vision.data.formats.voc_lists import photo_path, photos, read_list, split_folders
 from mnv2vision.data.formats.voc_masks import VocMasks, list_masks
+from mnv2vision.data.formats.voc_unlisted import split_folder, unlisted
 from mnv2vision.data.sample import IGNORE_INDEX, Boxes, Sample, check_targets
 from mnv2vision.errors import DataError
 
@@ -33,9 +34,10 @@ log = logging.getLogger(__name__)
 class Voc:
     """Images with boxes, masks or both, of a split of VOC2007, VOC2012 or a folder in their layout.
 
-    Images with boxes are listed in `ImageSets/Main`, those with masks in `ImageSets/Segmentation`; the latter may lack
-    an XML file, and have no boxes then. The split "trainaug" is the usual one of 10,582 masks: from a list of that name
-    with masks in `SegmentationClassAug/`, or from SBD, see `list_masks`.
+    Images with boxes are listed in `ImageSets/Main`, or lie with their XML files in a folder of the split's name. Those
+    with masks are listed in `ImageSets/Segmentation`, and may lack an XML file; they have no boxes then. The split
+    "trainaug" is the usual one of 10,582 masks: from a list of that name with masks in `SegmentationClassAug/`, or from
+    SBD, see `list_masks`.
 
     Attributes:
         names: Class names by label; `mask_names` if the mask is the only target.
@@ -49,7 +51,7 @@ class Voc:
     def __init__(
         self,
         root: str | os.PathLike[str],
-        split: str,
+        split: str | None,
         *,
         targets: Collection[str] = ("boxes",),
         year: int | None = 2012,
@@ -63,7 +65,8 @@ class Voc:
 
         Args:
             root: The folder with `VOC<year>/`, or with `JPEGImages/` itself.
-            split: A list, or several with their years: "2007/trainval+2012/trainval".
+            split: A list, or several with their years: "2007/trainval+2012/trainval"; or a folder of photos with their
+                XML files, where "val" may be called "valid". None: all that are annotated, without lists.
             targets: What to read: "boxes", "mask" or both.
             year: Year of splits that do not name one.
             classes: Class names in label order; objects of other classes are ignored. With masks, names by mask value,
@@ -85,13 +88,18 @@ class Voc:
         self._paths: list[str] = []
         folders, masks = [Path(root)], list[Path]()
         parts: list[tuple[Arrays, NDArray[np.int64]]] = []
-        for folder, name in split_folders(root, split, year):
+        found = None if "mask" in self.targets else unlisted(Path(root), split)
+        if found:
+            self._ids, self._paths = found.ids, found.paths
+            parts.append(places(found.annotations, found.ids, required=True))
+        for folder, name in () if found else split_folders(root, split, year):
             folders.append(folder)
             if "mask" in self.targets:
                 images = list_masks(folder, name, None if sbd is None else Path(sbd))
                 ids, paths = [image[0] for image in images], [image[1] for image in images]
                 masks += [image[2] for image in images]
             else:
+                assert name is not None  # for which all are found without lists
                 files = photos(folder)
                 ids = read_list(folder, "Main", name, files)
             if "boxes" in self.targets:
@@ -102,6 +110,7 @@ class Voc:
             self._paths += paths
         if twice := sorted(image_id for image_id, count in Counter(self._ids).items() if count > 1):
             raise DataError(f"{root}: the split {split} lists images twice: {few(twice)}")
+        split = split or "all"
         where = f"{root}, {split}"
         self._masks = self._boxes = None
         self.mask_names: tuple[str, ...] = ()
@@ -149,3 +158,18 @@ class Voc:
         if self._masks is not None:
             sample.mask = upright(self._masks.of(index, stored_size(sample.size, turned)), turned)
         return sample
+
+    def image_id(self, index: int) -> str:
+        """The id of an image: its file's name without the extension."""
+        return self._ids[index]
+
+
+def has_voc_split(root: str | os.PathLike[str], split: str, targets: Collection[str]) -> bool:
+    """Whether a folder has a list of a split for these targets, or of a part of it, or a folder with its XML files."""
+    kind = "Segmentation" if "mask" in targets else "Main"
+    lists = [
+        folder / "ImageSets" / kind / f"{part.rpartition('/')[2]}.txt"
+        for folder in (Path(root), *Path(root).glob("VOC[0-9]*"))
+        for part in split.split("+")
+    ]
+    return any(map(os.path.isfile, lists)) or (kind == "Main" and split_folder(Path(root), split) is not None)

@@ -65,7 +65,9 @@ def photo_path(files: Files, image_id: str) -> str:
     return path
 
 
-def split_folders(root: str | os.PathLike[str], split: str, year: int | None) -> Iterator[tuple[Path, str]]:
+def split_folders(
+    root: str | os.PathLike[str], split: str | None, year: int | None
+) -> Iterator[tuple[Path, str | None]]:
     """The VOC folders and list names of a split such as "train" or "2007/trainval+2012/trainval".
 
     If the year's folder is missing and there is a single other one, it is used with a warning.
@@ -76,6 +78,9 @@ def split_folders(root: str | os.PathLike[str], split: str, year: int | None) ->
     top = Path(root)
     if not os.path.isdir(top):  # Path.is_dir raises for long names
         raise DataError(f"{top}: the data set's root folder does not exist")
+    if split is None:
+        yield _folder(top, "", year), None
+        return
     for part in split.split("+"):
         given, _, name = part.rpartition("/")
         yield _folder(top, given, year), name

@@ -77,8 +77,8 @@ class VocMasks:
         return read_mask(path, size, len(self.names), void=self._void, colors=self._colors)
 
 
-def list_masks(folder: Path, split: str, sbd: Path | None) -> list[tuple[str, str, Path]]:
-    """Id, photo and mask of each image of a split in `ImageSets/Segmentation`.
+def list_masks(folder: Path, split: str | None, sbd: Path | None) -> list[tuple[str, str, Path]]:
+    """Id, photo and mask of each image of a split in `ImageSets/Segmentation`; for None of each that has a mask.
 
     Without a list "trainaug" but with `sbd`, that split is all of SBD and VOC's train except VOC's val, with VOC's own
     masks where they exist.
@@ -87,6 +87,10 @@ def list_masks(folder: Path, split: str, sbd: Path | None) -> list[tuple[str, st
         DataError: Naming the missing list, image or mask.
     """
     files = photos(folder)
+    if split is None:
+        own_masks = next((folder / name for name in _FOLDERS if (folder / name).is_dir()), folder / _FOLDERS[1])
+        ids = sorted(path.stem for path in own_masks.glob("*.png"))
+        return [(image_id, photo_path(files, image_id), _mask_path(folder, image_id)) for image_id in ids]
     listed = os.path.isfile(folder / "ImageSets" / "Segmentation" / f"{split}.txt")  # Path's raises for long names
     if split != "trainaug" or sbd is None or listed:
         ids = read_list(folder, "Segmentation", split, files)

@@ -61,7 +61,7 @@ class Yolo:
     def __init__(
         self,
         root: str | os.PathLike[str],
-        split: str,
+        split: str | None,
         *,
         targets: Collection[str] = ("boxes",),
         classes: Sequence[str] | None = None,
@@ -71,7 +71,7 @@ class Yolo:
 
         Args:
             root: The folder with `data.yaml`, or that file.
-            split: A key of data.yaml; "val" is also looked for as "valid".
+            split: A key of data.yaml; "val" is also looked for as "valid". None for all, see `list_images`.
             targets: What to read: "boxes", "mask" or both.
             classes: Names of the classes to keep, in label order (in masks from 1 on); by default all, by id.
             orientation: What annotations of photos with an EXIF orientation refer to.
@@ -135,12 +135,16 @@ class Yolo:
         image, turned = read_photo(path, None, "", self._orientation)
         size = stored_size((image.shape[0], image.shape[1]), turned)
         objects, outlines = self._objects_of(index, size)
-        sample = Sample(image, image_id=os.path.relpath(path, self._root), path=path)
+        sample = Sample(image, image_id=self.image_id(index), path=path)
         if "mask" in self.targets:
             sample.mask = upright(paint_mask(outlines, np.arange(len(objects)), objects, size), turned)
         if "boxes" in self.targets:
             sample.boxes = replace(objects, boxes=turn_boxes(objects.boxes, image.shape, turned))
         return sample
+
+    def image_id(self, index: int) -> str:
+        """The id of an image: its path below the folder of data.yaml."""
+        return os.path.relpath(self._files[index], self._root)
 
     def _objects_of(self, index: int, size: tuple[int, int]) -> tuple[Boxes, Arrays]:
         """The objects of an image with stored (height, width), in pixels, and their outlines as `paint_mask` reads."""

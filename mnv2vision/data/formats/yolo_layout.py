@@ -11,14 +11,12 @@ import yaml
 
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import IMAGE_EXTENSIONS
+from mnv2vision.data.formats.classes import split_names
 from mnv2vision.data.formats.folder_index import load_index
 from mnv2vision.data.formats.voc_lists import read_text
 from mnv2vision.errors import DataError
 
 log = logging.getLogger(__name__)
-
-_OTHER_NAMES = {"val": ("valid", "validation")}
-"""Of splits, by what data.yaml calls them."""
 
 _NO_LABELS = frozenset({"classes.txt", "train.txt", "val.txt", "test.txt", "notes.txt"})
 """What else lies in folders of labels, or of images with their labels."""
@@ -116,20 +114,41 @@ def _checked(given: Sequence[str], file: Path) -> tuple[str, ...]:
     return names
 
 
-def list_images(description: Description, split: str) -> list[str]:
+def has_yolo_split(description: Description, split: str) -> bool:
+    """Whether there are images of a split; those that are also the training images are none."""
+    names = split_names(split)
+    entries = _entries_of(description, names)
+    if split != "train" and entries is not None and entries == _entries_of(description, ("train",)):
+        return False
+    found = (_find(description, entry, description.base) for entry in entries or ())
+    return any(found) or _split_folder(description, names) is not None
+
+
+def _entries_of(description: Description, names: Sequence[str]) -> Sequence[str] | None:
+    return next((description.splits[name] for name in names if description.splits.get(name)), None)
+
+
+def list_images(description: Description, split: str | None) -> list[str]:
     """The image files of a split: those of data.yaml, else of the folders `images/<split>` or `<split>/images`.
+
+    Without a split, those of the folder `images`, or of data.yaml's own.
 
     Raises:
         DataError: If the split, a folder, a list or an image cannot be found, or an image is there twice.
     """
-    names = (split, *_OTHER_NAMES.get(split, ()))
-    entries = next((description.splits[name] for name in names if description.splits.get(name)), None)
+    if split is None:
+        folder = description.file.parent
+        split, names = "all", split_names("all")
+        entries: Sequence[str] | None = [str(next(filter(os.path.isdir, (folder / "images", folder))))]
+    else:
+        names = split_names(split)
+        entries = _entries_of(description, names)
     if entries is None:
-        folder = _split_folder(description, names)
-        if folder is None:
+        place = _split_folder(description, names)
+        if place is None:
             there = few([name for name in description.splits if description.splits[name]])
             raise DataError(f"{description.file}: no split {split!r}; it has {there or 'none'}")
-        entries = [str(folder)]
+        entries = [str(place)]
     images = [image for entry in entries for image in _images(description, entry, names)]
     if twice := [image for image, count in Counter(images).items() if count > 1]:
         raise DataError(f"{description.file}: the split {split} has images twice: {few(twice)}")
