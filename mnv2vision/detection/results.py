@@ -52,6 +52,10 @@ class Collector:
         self.results = [merged[key] for key in sorted(merged, key=None if numbers else str)]
         return self.results
 
+    def ignored(self, truth: Boxes) -> NDArray[np.bool_]:
+        """(n,) which of an image's objects do not count."""
+        return truth.crowd
+
     @property
     def images(self) -> int:
         """See `Evaluator.images`."""

@@ -28,6 +28,7 @@ from mnv2vision.data.augment.detection import DetectionAugmentation
 from mnv2vision.data.batch import Batch, Transform
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.detection.coco_evaluator import CocoEvaluator
+from mnv2vision.detection.errors import Judged, error_kinds, judge
 from mnv2vision.detection.head import SSDHead
 from mnv2vision.detection.imitation import imitation_loss
 from mnv2vision.detection.loss import detection_loss
@@ -122,8 +123,13 @@ class DetectionTraining(HeadTraining):
                 zip(photos, to_photos(found, same_size, [(height, width)] * len(sizes)), strict=False)
             )
 
+    def judged(self, least: NDArray[np.float64] | None = None) -> Judged:
+        """What the detections of the last evaluation are; see `judge`."""
+        results = self.evaluator.results
+        return judge(results, [self.evaluator.ignored(result.truth) for result in results], least)
+
     def write_report(self, folder: Path) -> None:
-        """`per_class.csv`, `predictions.json` in COCO's format, `precision_recall.png` and `predictions.png`.
+        """Tables and pictures, see docs/evaluation.md; `predictions.json` in COCO's format.
 
         Says, too, on how many images there are more objects than can be found.
         """
@@ -137,6 +143,7 @@ class DetectionTraining(HeadTraining):
                 limit,
             )
         write_rows(folder / "per_class.csv", self.evaluator.per_class())
+        write_rows(folder / "errors.csv", error_kinds(self.judged(), len(self.evaluator.names)))
         write_results(folder / "predictions.json", self.evaluator.results, self.category_ids)
         draw.precision_recall(self.evaluator.curves(), folder / "precision_recall.png")
         pictures = []
