@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -211,6 +211,10 @@ class HeadTraining(ABC):
             images: (N, 3, H, W), normalised.
             batch: With the targets.
         """
+
+    def recommended(self) -> dict[str, Any]:
+        """What the last evaluation found best for prediction: fields of `HeadConfig`."""
+        return {}
 
     @abstractmethod
     def write_report(self, folder: Path) -> None:

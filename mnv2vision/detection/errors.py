@@ -189,9 +189,7 @@ def _match(own: NDArray[np.float64]) -> NDArray[np.int64]:
     return taken
 
 
-def _overlaps(
-    boxes: NDArray[np.float64], others: NDArray[np.float64], *, crowds: bool = False
-) -> NDArray[np.float64]:
+def _overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64], *, crowds: bool = False) -> NDArray[np.float64]:
     """(n, m) intersection over union of boxes (n, 4) and (m, 4) xywh; over the first's area for crowds."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (others[:, :2] + others[:, 2:])[None])

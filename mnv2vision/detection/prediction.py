@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from mnv2vision.contracts import HeadInUse, Network, RawDetections, check_finite, class_names
 from mnv2vision.detection.head import SSDHead
 from mnv2vision.detection.postprocess import BatchDetections
-from mnv2vision.predictions.detection import Detection, check_max_detections, crowded_remarks
+from mnv2vision.predictions.detection import Detection, check_max_detections, crowded_remarks, least_scores
 from mnv2vision.preprocessing import Preprocessing
 
 
@@ -36,17 +37,20 @@ class DetectionDecoder:
 
     takes_photos = False
 
-    def __init__(self, head: HeadInUse, *, score_threshold: float = 0.3, max_detections: int | None = None) -> None:
+    def __init__(
+        self, head: HeadInUse, *, score_threshold: float | str = 0.3, max_detections: int | None = None
+    ) -> None:
         """Set it up.
 
         Args:
             head: A detector's.
-            score_threshold: Objects with less are dropped, 0..1.
+            score_threshold: Objects with less are dropped, 0..1; "auto": as the model recommends for each class.
             max_detections: How many objects are found on a photo at most, the best ones; None: as the model says.
         """
         assert isinstance(head.head, SSDHead)
         self.head, self.preprocessing, self.names = head.head, head.preprocessing, class_names(head.config)
-        self.score_threshold = score_threshold
+        least = least_scores(score_threshold, head.config.thresholds)
+        self.score_threshold = least if isinstance(least, float) else torch.from_numpy(least)
         self.limit = head.head.max_detections if max_detections is None else check_max_detections(max_detections)
         self.crowded = 0
 

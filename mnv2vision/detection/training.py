@@ -34,6 +34,7 @@ from mnv2vision.detection.imitation import imitation_loss
 from mnv2vision.detection.loss import detection_loss
 from mnv2vision.detection.prediction import to_photos
 from mnv2vision.detection.results import write_results
+from mnv2vision.detection.thresholds import class_thresholds, recommended
 from mnv2vision.detection.voc_evaluator import VocEvaluator
 from mnv2vision.predictions.detection import Detection
 from mnv2vision.preprocessing import Preprocessing
@@ -128,6 +129,10 @@ class DetectionTraining(HeadTraining):
         results = self.evaluator.results
         return judge(results, [self.evaluator.ignored(result.truth) for result in results], least)
 
+    def recommended(self) -> dict[str, Any]:
+        """See `HeadTraining.recommended`: the scores of the classes, where these are all of the model's."""
+        return {} if self._classes is not None else {"thresholds": recommended(self.judged(), self.evaluator.names)}
+
     def write_report(self, folder: Path) -> None:
         """Tables and pictures, see docs/evaluation.md; `predictions.json` in COCO's format.
 
@@ -143,13 +148,14 @@ class DetectionTraining(HeadTraining):
                 limit,
             )
         write_rows(folder / "per_class.csv", self.evaluator.per_class())
-        write_rows(folder / "errors.csv", error_kinds(self.judged(), len(self.evaluator.names)))
+        judged, names = self.judged(), self.evaluator.names
+        write_rows(folder / "errors.csv", error_kinds(judged, len(names)))
+        write_rows(folder / "thresholds.csv", class_thresholds(judged, names))
         write_results(folder / "predictions.json", self.evaluator.results, self.category_ids)
         draw.precision_recall(self.evaluator.curves(), folder / "precision_recall.png")
         pictures = []
         for photo, found in self._examples:
             shown = found.scores >= SHOWN_SCORE
-            names = self.evaluator.names
             texts = [
                 f"{names[label]} {score:.0%}"
                 for label, score in zip(found.labels[shown], found.scores[shown], strict=True)

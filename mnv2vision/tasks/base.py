@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,18 @@ class Task(pl.LightningModule):
             for name, head in self.heads.items()
             for picture in head.draw_batch(self.objective.seen(name, batch))
         ]
+
+    def remember(self) -> None:
+        """Keep in the model what the last evaluation found best for prediction; of heads with one data set to measure."""
+        found: dict[str, list[HeadTraining]] = {}
+        for name, _, head in self._measured():
+            found.setdefault(name, []).append(head)
+        heads = {}
+        for name, config in self.model.config.heads.items():
+            measured = found.get(name, [])
+            kept = measured[0].recommended() if len(measured) == 1 else {}
+            heads[name] = replace(config, **{"thresholds": (), **kept})
+        self.model.config = replace(self.model.config, heads=heads)
 
     def write_report(self, folder: Path) -> None:
         """Write tables and pictures of the last evaluation; of several heads in a folder each."""
