@@ -43,18 +43,19 @@ class ClassificationTraining(HeadTraining):
     evaluator: ClassificationEvaluator
 
     def __init__(
-        self, head: HeadInUse, *, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0
+        self, head: HeadInUse, *, images: int = 0, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0
     ) -> None:
         """Set it up.
 
         Args:
             head: A classifier's.
+            images: How many are evaluated, about.
             label_smoothing: See `classification_loss`.
             mixup: Alpha of mixup's Beta distribution, 0 for none (arXiv 1710.09412).
             cutmix: Likewise for CutMix (arXiv 1905.04899); with both, each batch takes one of them.
         """
         num_classes = head.config.num_classes
-        self.evaluator = ClassificationEvaluator(num_classes, head.config.names)
+        self.evaluator = ClassificationEvaluator(num_classes, head.config.names, images)
         if not 0 <= label_smoothing <= 1:
             raise ConfigError(f"loss.label_smoothing={label_smoothing} is not in 0..1")
         self.label_smoothing = label_smoothing
@@ -72,7 +73,7 @@ class ClassificationTraining(HeadTraining):
         """See `HeadTraining.create`."""
         mixing = {key: value for key, value in settings.augmentation.items() if key in _MIXING}
         options: dict[str, Any] = {**settings.loss, **mixing}
-        return cls(head, **options)
+        return cls(head, images=len(source), **options)
 
     @classmethod
     def augmentation(cls, options: Options, preprocessing: Preprocessing) -> Transform:

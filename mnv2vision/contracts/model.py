@@ -88,10 +88,7 @@ def _texts(key: str, values: object) -> tuple[str, ...]:
 
 
 def _shares(key: str, values: object) -> tuple[float, ...]:
-    right = isinstance(values, list | tuple) and all(
-        type(value) in (int, float) and 0 <= value <= 1 for value in values
-    )
-    if not isinstance(values, list | tuple) or not right:
+    if not isinstance(values, list | tuple) or any(type(x) not in (int, float) or not 0 <= x <= 1 for x in values):
         raise ConfigError(f"{key}={values!r} must be a list of numbers in 0..1")
     return tuple(map(float, values))
 

@@ -1,4 +1,4 @@
-"""The score from which on a detector's answers are best believed, class by class: where F1 at an IoU of 0.5 is highest."""
+"""The score from which on a detector is best believed, class by class: where F1 at an IoU of 0.5 is highest."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -109,7 +109,7 @@ class Task(pl.LightningModule):
         ]
 
     def remember(self) -> None:
-        """Keep in the model what the last evaluation found best for prediction; of heads with one data set to measure."""
+        """Keep in the model what the last evaluation found best for prediction, of heads measured on one data set."""
         found: dict[str, list[HeadTraining]] = {}
         for name, _, head in self._measured():
             found.setdefault(name, []).append(head)

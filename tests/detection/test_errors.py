@@ -1,8 +1,8 @@
 """Kinds of errors against TIDE's own tool, tidecv, and by hand.
 
-tidecv wants opencv-python, which replaces the headless OpenCV of this project and needs a display's libraries: it is no
-part of the extra dev. `pip install --no-deps tidecv && pip install seaborn appdirs` runs the tests that are skipped; the
-figures of FROZEN are its.
+tidecv wants opencv-python, which replaces the headless OpenCV of this project and needs a display's libraries: it is
+no part of the extra dev. `pip install --no-deps tidecv && pip install seaborn appdirs` runs the tests that are
+skipped; the figures of FROZEN are its.
 """
 
 import json
