@@ -1,5 +1,6 @@
 """A classifier in training and evaluation."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,8 +12,11 @@ from torchvision.transforms import v2
 
 from mnv2vision.classification.evaluator import ClassificationEvaluator
 from mnv2vision.classification.loss import classification_loss
+from mnv2vision.classification.report import SECTIONS, advice
 from mnv2vision.common import draw
+from mnv2vision.common.html import Section
 from mnv2vision.common.tables import write_rows
+from mnv2vision.common.worst import Worst
 from mnv2vision.contracts import (
     HeadConfig,
     HeadInUse,
@@ -33,6 +37,7 @@ from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import Preprocessing
 
 EXAMPLES = 24
+MISTAKES = 12
 _MIXING = ("mixup", "cutmix")  # of the section `augmentation`, but done with whole batches on the device
 
 
@@ -67,6 +72,7 @@ class ClassificationTraining(HeadTraining):
         self._mix = v2.RandomChoice(mixers) if mixers else None
         self._mixed: Tensor | None = None
         self._examples: list[tuple[NDArray[np.uint8], int, int]] = []
+        self._mistakes: Worst[tuple[NDArray[np.uint8], str]] = Worst(MISTAKES)
 
     @classmethod
     def create(cls, head: HeadInUse, source: SampleSource, settings: HeadSettings) -> Self:
@@ -119,6 +125,7 @@ class ClassificationTraining(HeadTraining):
         """Start counting, and collecting examples."""
         super().start()
         self._examples = []
+        self._mistakes = Worst(MISTAKES)
 
     def evaluate(self, network: Network, images: Tensor, batch: Batch) -> None:
         """Count the hits, and keep the first images as examples."""
@@ -132,9 +139,19 @@ class ClassificationTraining(HeadTraining):
             photos = batch.images[:wanted].permute(0, 2, 3, 1).cpu().numpy()
             guesses = logits[:wanted].argmax(1).tolist()
             self._examples.extend(zip(photos, guesses, batch.labels[:wanted].tolist(), strict=True))
+        self._keep_mistakes(logits, batch)
+
+    def _keep_mistakes(self, logits: Tensor, batch: Batch) -> None:
+        sure, guesses = logits.float().softmax(1).max(1)
+        for i, (share, guess, sample) in enumerate(zip(sure.tolist(), guesses.tolist(), batch.truth, strict=True)):
+            if sample.label is None or sample.label == guess:
+                continue
+            names = self.evaluator.names
+            title = f"✗ {names[guess]} {share:.0%} ({names[sample.label]})"
+            self._mistakes.offer(share, partial(_picture, batch.images[i], title))
 
     def write_report(self, folder: Path) -> None:
-        """`per_class.csv`, `most_confused.csv`, `confusion.png` and `predictions.png`."""
+        """Tables and pictures, see docs/evaluation.md."""
         write_rows(folder / "per_class.csv", self.evaluator.per_class())
         write_rows(folder / "most_confused.csv", self.evaluator.most_confused())
         draw.confusion_of_seen(self.evaluator.confusion, self.evaluator.names, folder / "confusion.png")
@@ -146,6 +163,16 @@ class ClassificationTraining(HeadTraining):
                 for guess, label in zip(guesses, labels, strict=True)
             ]
             draw.contact_sheet(photos, titles, folder / "predictions.png")
+        if mistakes := self._mistakes.items():
+            draw.contact_sheet(*zip(*mistakes, strict=True), folder / "mistakes.png")  # type: ignore[arg-type]
+
+    def sections(self, folder: Path) -> list[Section]:
+        """See `HeadTraining.sections`."""
+        return [section(self.evaluator, folder) for section in SECTIONS]
+
+    def advice(self) -> list[str]:
+        """See `HeadTraining.advice`."""
+        return advice(self.evaluator)
 
     def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
         """See `HeadTraining.draw_batch`: before mixup and CutMix, with the class below."""
@@ -154,3 +181,7 @@ class ClassificationTraining(HeadTraining):
         labels = [NO_LABEL] * len(photos) if batch.labels is None else batch.labels.tolist()
         names = ["" if label == NO_LABEL else legible[label] for label in labels]
         return [np.asarray(draw.caption(photo, [name])) for photo, name in zip(photos, names, strict=True)]
+
+
+def _picture(image: Tensor, title: str) -> tuple[NDArray[np.uint8], str]:
+    return image.permute(1, 2, 0).cpu().numpy().copy(), title

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from mnv2vision.common.distributed import gather
+from mnv2vision.common.html import Section
 from mnv2vision.contracts import HeadTraining, Raw
 from mnv2vision.data.batch import Batch, sample_seed
 from mnv2vision.errors import ConfigError, DataError
@@ -125,6 +126,11 @@ class Task(pl.LightningModule):
         for _, place, head in self._measured():
             (folder / place).mkdir(parents=True, exist_ok=True)
             head.write_report(folder / place)
+
+    def reports(self, folder: Path) -> Iterator[tuple[str, list[Section], list[str]]]:
+        """Of each head that was evaluated its name, what a report tells of it, and what to try next."""
+        for name, place, head in self._measured():
+            yield place.strip("/") or name, head.sections(folder / place), head.advice()
 
     def forward(self, images: Tensor) -> Raw | dict[str, Raw]:
         """The model's raw output; compiled in training, rounded as in int8, where asked for."""
