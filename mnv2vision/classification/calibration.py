@@ -75,4 +75,4 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
 
 def _sums(below: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
     """(n,) sums of the exponentials of logits (n, C) whose largest is 0."""
-    return np.exp(below / np.float32(temperature)).sum(1, dtype=np.float64)
+    return np.asarray(np.exp(below / np.float32(temperature)).sum(1, dtype=np.float64))

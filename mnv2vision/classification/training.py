@@ -163,6 +163,7 @@ class ClassificationTraining(HeadTraining):
                 for guess, label in zip(guesses, labels, strict=True)
             ]
             draw.contact_sheet(photos, titles, folder / "predictions.png")
+        (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
         if mistakes := self._mistakes.items():
             draw.contact_sheet(*zip(*mistakes, strict=True), folder / "mistakes.png")  # type: ignore[arg-type]
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -213,9 +213,9 @@ class HeadTraining(ABC):
             batch: With the targets.
         """
 
-    def recommended(self) -> dict[str, Any]:
-        """What the last evaluation found best for prediction: fields of `HeadConfig`."""
-        return {}
+    def recommended(self) -> tuple[float, ...]:
+        """The scores that the last evaluation found best, for `HeadConfig.thresholds`."""
+        return ()
 
     @abstractmethod
     def write_report(self, folder: Path) -> None:

@@ -157,9 +157,9 @@ class DetectionTraining(HeadTraining):
         results = self.evaluator.results
         return judge(results, [self.evaluator.ignored(result.truth) for result in results], least)
 
-    def recommended(self) -> dict[str, Any]:
-        """See `HeadTraining.recommended`: the scores of the classes, where these are all of the model's."""
-        return {} if self._classes is not None else {"thresholds": recommended(self.judged(), self.evaluator.names)}
+    def recommended(self) -> tuple[float, ...]:
+        """See `HeadTraining.recommended`; none where the data set has not all of the model's classes."""
+        return () if self._classes is not None else recommended(self.judged(), self.evaluator.names)
 
     def write_report(self, folder: Path) -> None:
         """Tables and pictures, see docs/evaluation.md; `predictions.json` in COCO's format.
@@ -191,6 +191,7 @@ class DetectionTraining(HeadTraining):
             pictures.append(draw.draw_boxes(photo, found.boxes[shown], found.labels[shown], texts))
         if pictures:
             draw.contact_sheet(pictures, [""] * len(pictures), folder / "predictions.png")
+        (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
         if mistakes := self._mistakes.items():
             draw.contact_sheet(*zip(*mistakes, strict=True), folder / "mistakes.png", columns=2)  # type: ignore[arg-type]
 

@@ -155,6 +155,7 @@ class SegmentationTraining(HeadTraining):
         draw.confusion_of_seen(self.evaluator.confusion, self.evaluator.names, folder / "confusion.png")
         if self._examples:
             draw.overlay_sheet(self._examples, draw.legible(self.evaluator.names), folder / "predictions.png")
+        (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
         if mistakes := self._mistakes.items():
             draw.overlay_sheet(mistakes, draw.legible(self.evaluator.names), folder / "mistakes.png", columns=3)
 

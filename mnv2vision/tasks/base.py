@@ -117,8 +117,7 @@ class Task(pl.LightningModule):
         heads = {}
         for name, config in self.model.config.heads.items():
             measured = found.get(name, [])
-            kept = measured[0].recommended() if len(measured) == 1 else {}
-            heads[name] = replace(config, **{"thresholds": (), **kept})
+            heads[name] = replace(config, thresholds=measured[0].recommended() if len(measured) == 1 else ())
         self.model.config = replace(self.model.config, heads=heads)
 
     def write_report(self, folder: Path) -> None:
