@@ -165,7 +165,8 @@ class ClassificationTraining(HeadTraining):
             draw.contact_sheet(photos, titles, folder / "predictions.png")
         (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
         if mistakes := self._mistakes.items():
-            draw.contact_sheet(*zip(*mistakes, strict=True), folder / "mistakes.png")  # type: ignore[arg-type]
+            wrong, told = zip(*mistakes, strict=True)
+            draw.contact_sheet(wrong, told, folder / "mistakes.png")
 
     def sections(self, folder: Path) -> list[Section]:
         """See `HeadTraining.sections`."""

@@ -7,7 +7,7 @@ it, whose figures these are.
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,7 @@ class ErrorKind(NamedTuple):
     """A kind of errors: how many there are, and by how much AP at an IoU of 0.5 would be higher without (0..1)."""
 
     kind: str
-    count: int
+    number: int
     dAP: float
 
 
@@ -103,7 +103,7 @@ def judge(
         ignored: Of each image (objects,) which of its objects do not count.
         least: (C,) scores below which detections are left out, by class; all are judged by default.
     """
-    empty = np.empty(0, np.int64)
+    empty: Any = np.empty(0, np.int64)
     parts = [Judged(*[empty] * 12)]
     detections = objects = 0
     for image, (result, outside) in enumerate(zip(results, ignored, strict=True)):

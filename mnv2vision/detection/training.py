@@ -193,7 +193,8 @@ class DetectionTraining(HeadTraining):
             draw.contact_sheet(pictures, [""] * len(pictures), folder / "predictions.png")
         (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
         if mistakes := self._mistakes.items():
-            draw.contact_sheet(*zip(*mistakes, strict=True), folder / "mistakes.png", columns=2)  # type: ignore[arg-type]
+            drawn, titles = zip(*mistakes, strict=True)
+            draw.contact_sheet(drawn, titles, folder / "mistakes.png", columns=2)
 
     def sections(self, folder: Path) -> list[Section]:
         """See `HeadTraining.sections`."""
@@ -211,7 +212,7 @@ class DetectionTraining(HeadTraining):
             boxes.append(sides * np.array([place.width / width, place.height / height]) / out)
             photos.append(np.sqrt(sides.prod(1)))
             shorter.append(np.full(len(sides), min(height, width), float))
-        reach = anchor_advice(*map(np.concatenate, (boxes, photos, shorter)), self._anchors)
+        reach = anchor_advice(np.concatenate(boxes), np.concatenate(photos), np.concatenate(shorter), self._anchors)
         return [*reach, *advice(self._evaluated(Path()))]
 
     def _evaluated(self, folder: Path) -> Evaluated:

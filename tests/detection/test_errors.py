@@ -84,7 +84,7 @@ def check(results: Sequence[ImageResult], classes: int = CLASSES) -> None:
     deltas, counts = tides(results)
     for row in ours(results, classes):
         assert row.dAP * 100 == pytest.approx(deltas[SHORT[row.kind]], abs=1e-9), row
-        assert row.count == counts[SHORT[row.kind]], row
+        assert row.number == counts[SHORT[row.kind]], row
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -154,7 +154,7 @@ def test_one_error(kind: str) -> None:
     truth = Boxes.of([[0, 0, 10, 10]], [0])
     found = detection((box, 0.9, label), ([0, 0, 10, 10], 0.8, 0))
     rows = {row.kind: row for row in ours([ImageResult(0, found, truth)], 2)}
-    assert {name: row.count for name, row in rows.items() if row.count} == {kind: 1}
+    assert {name: row.number for name, row in rows.items() if row.number} == {kind: 1}
     # An AP of 1/2 is the mean of a class that is found at a precision of a half, or of 1 and another class's 0.
     assert rows[kind].dAP == pytest.approx(0.5)
 
@@ -163,11 +163,11 @@ def test_doubles_and_missed() -> None:
     truth = Boxes.of([[0, 0, 10, 10], [40, 40, 60, 60]], [0, 0])
     found = detection(([0, 0, 10, 10], 0.9, 0), ([0, 0, 10, 9], 0.8, 0))
     rows = {row.kind: row for row in ours([ImageResult(0, found, truth)], 1)}
-    assert {name: row.count for name, row in rows.items() if row.count} == {"duplicate": 1, "missed": 1}
+    assert {name: row.number for name, row in rows.items() if row.number} == {"duplicate": 1, "missed": 1}
     assert rows["duplicate"].dAP == 0  # it comes after all that is right
     assert rows["missed"].dAP == pytest.approx(1 - 51 / 101)
 
 
 @pytest.mark.parametrize("results", [[], [ImageResult(0, detection(), Boxes.of([], []))]])
 def test_nothing(results: list[ImageResult]) -> None:
-    assert [(row.count, row.dAP) for row in ours(results)] == [(0, 0.0)] * 6
+    assert [(row.number, row.dAP) for row in ours(results)] == [(0, 0.0)] * 6
