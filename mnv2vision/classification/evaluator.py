@@ -1,5 +1,6 @@
 """Top-1 and top-5 accuracy over a data set, with what explains them: classes and confusions."""
 
+import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,9 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mnv2vision.classification.calibration import Bins, calibration_bins, confidences, fit_temperature
 from mnv2vision.common.distributed import gather
 from mnv2vision.common.text import few
 from mnv2vision.data.sample import Sample
+
+MOST_LOGITS = 2**22
+"""How many are kept to fit a temperature to, 16 MB; of ImageNet's validation part those of 4 000 images."""
 
 
 class ClassRow(NamedTuple):
@@ -30,10 +35,21 @@ class Confusion(NamedTuple):
 
 
 class ClassificationEvaluator:
-    """Collects the five best classes of each image; every image counts once, however many processes saw it."""
+    """Collects the five best classes of each image; every image counts once, however many processes saw it.
 
-    def __init__(self, num_classes: int, names: Sequence[str] = ()) -> None:
+    The temperature is fitted to the logits of all images, or of an even choice of them where there are many.
+    """
+
+    def __init__(self, num_classes: int, names: Sequence[str] = (), images: int = 0) -> None:
+        """Prepare.
+
+        Args:
+            num_classes: How many classes there are.
+            names: Their names; "class 3" by default.
+            images: How many are to come, about.
+        """
         self.num_classes = num_classes
+        self._every = max(1, -(-images * num_classes // MOST_LOGITS))
         self.names = tuple(names) or tuple(f"class {label}" for label in range(num_classes))
         self.reset()
 
@@ -42,34 +58,70 @@ class ClassificationEvaluator:
         self._ids: list[int | str] = []
         self._labels: list[int] = []
         self._best: list[NDArray[np.int64]] = []
+        self._sure: list[float] = []
+        self._logits: dict[int | str, NDArray[np.float32]] = {}
+        self.fitted: tuple[NDArray[np.float32], NDArray[np.int64]] = np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
+        """Logits (n, C) and labels (n,) that the temperature is fitted to, after `compute`."""
+        self.confidence: NDArray[np.float64] = np.zeros(0)
+        """(images,) probabilities of the best classes, after `compute`."""
         self._hits: NDArray[np.bool_] = np.zeros((0, 1), bool)
+        self.temperature = float("nan")
         self.confusion: NDArray[np.int64] = np.zeros((self.num_classes, self.num_classes), np.int64)
         """(C, C) counts by actual and predicted class, after `compute`."""
 
     def update(self, predictions: Tensor, targets: Sequence[Sample]) -> None:
-        """Add images: logits or scores (N, C), and their samples; those without a label do not count."""
+        """Add images: logits (N, C), and their samples; those without a label do not count."""
         best = predictions.topk(min(5, self.num_classes), dim=1).indices.cpu().numpy()
-        for guesses, sample in zip(best, targets, strict=True):
+        sure = predictions.float().softmax(1).max(1).values.tolist()
+        logits = predictions.float().cpu().numpy()
+        for i, (guesses, sample) in enumerate(zip(best, targets, strict=True)):
             if sample.label is not None:
                 self._ids.append(sample.image_id)
                 self._labels.append(sample.label)
                 self._best.append(guesses)
+                self._sure.append(sure[i])
+                if self._every == 1 or zlib.crc32(str(sample.image_id).encode()) % self._every == 0:
+                    self._logits[sample.image_id] = logits[i].copy()
 
     def compute(self) -> dict[str, float]:
-        """`top1` and `top5` in 0..1 over the images of all processes; NaN without images."""
+        """Figures over the images of all processes; NaN without images.
+
+        `top1` and `top5`, `ece`, the expected calibration error, and `ece_calibrated`, what is left of it where logits
+        are divided by `temperature`; all but the last in 0..1.
+        """
         best = np.array(self._best, np.int64).reshape(-1, min(5, self.num_classes))
-        parts = gather((self._ids, np.array(self._labels, np.int64), best))
+        parts = gather((self._ids, np.array(self._labels, np.int64), best, np.array(self._sure), self._logits))
         ids = [image_id for part in parts for image_id in part[0]]
         labels = np.concatenate([part[1] for part in parts])
         best = np.concatenate([part[2] for part in parts])
         seen = {image_id: index for index, image_id in reversed(list(enumerate(ids)))}
         first = [seen[image_id] for image_id in sorted(seen, key=str)]
         labels, best = labels[first], best[first]
+        self.confidence = np.concatenate([part[3] for part in parts])[first]
+        logits = {image_id: own for part in parts for image_id, own in part[4].items()}
+        kept = [place for place, index in enumerate(first) if ids[index] in logits]
+        if kept:
+            self.fitted = np.stack([logits[ids[first[place]]] for place in kept]), labels[kept]
         self.confusion = np.bincount(labels * self.num_classes + best[:, 0], minlength=self.num_classes**2).reshape(
             self.num_classes, self.num_classes
         )
         self._hits = best == labels[:, None]
-        return self.resampled(np.ones(len(labels), np.int64))
+        return self.resampled(np.ones(len(labels), np.int64)) | self._calibration()
+
+    def _calibration(self) -> dict[str, float]:
+        logits, labels = self.fitted
+        self.temperature = fit_temperature(logits, labels)
+        calibrated = self.calibrated().error if len(labels) else float("nan")
+        return {"ece": self.bins().error, "ece_calibrated": calibrated, "temperature": self.temperature}
+
+    def bins(self) -> Bins:
+        """All images by the probability of their best class, after `compute`."""
+        return calibration_bins(self.confidence, self._hits[:, 0])
+
+    def calibrated(self) -> Bins:
+        """Those that the temperature was fitted to, by the probability that it leaves, after `compute`."""
+        logits, labels = self.fitted
+        return calibration_bins(confidences(logits, self.temperature), logits.argmax(1) == labels)
 
     @property
     def images(self) -> int:

@@ -1,5 +1,6 @@
 """A classifier in training and evaluation."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,8 +12,11 @@ from torchvision.transforms import v2
 
 from mnv2vision.classification.evaluator import ClassificationEvaluator
 from mnv2vision.classification.loss import classification_loss
+from mnv2vision.classification.report import SECTIONS, advice
 from mnv2vision.common import draw
+from mnv2vision.common.html import Section
 from mnv2vision.common.tables import write_rows
+from mnv2vision.common.worst import Worst
 from mnv2vision.contracts import (
     HeadConfig,
     HeadInUse,
@@ -33,6 +37,7 @@ from mnv2vision.errors import ConfigError
 from mnv2vision.preprocessing import Preprocessing
 
 EXAMPLES = 24
+MISTAKES = 12
 _MIXING = ("mixup", "cutmix")  # of the section `augmentation`, but done with whole batches on the device
 
 
@@ -43,18 +48,19 @@ class ClassificationTraining(HeadTraining):
     evaluator: ClassificationEvaluator
 
     def __init__(
-        self, head: HeadInUse, *, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0
+        self, head: HeadInUse, *, images: int = 0, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0
     ) -> None:
         """Set it up.
 
         Args:
             head: A classifier's.
+            images: How many are evaluated, about.
             label_smoothing: See `classification_loss`.
             mixup: Alpha of mixup's Beta distribution, 0 for none (arXiv 1710.09412).
             cutmix: Likewise for CutMix (arXiv 1905.04899); with both, each batch takes one of them.
         """
         num_classes = head.config.num_classes
-        self.evaluator = ClassificationEvaluator(num_classes, head.config.names)
+        self.evaluator = ClassificationEvaluator(num_classes, head.config.names, images)
         if not 0 <= label_smoothing <= 1:
             raise ConfigError(f"loss.label_smoothing={label_smoothing} is not in 0..1")
         self.label_smoothing = label_smoothing
@@ -66,13 +72,14 @@ class ClassificationTraining(HeadTraining):
         self._mix = v2.RandomChoice(mixers) if mixers else None
         self._mixed: Tensor | None = None
         self._examples: list[tuple[NDArray[np.uint8], int, int]] = []
+        self._mistakes: Worst[tuple[NDArray[np.uint8], str]] = Worst(MISTAKES)
 
     @classmethod
     def create(cls, head: HeadInUse, source: SampleSource, settings: HeadSettings) -> Self:
         """See `HeadTraining.create`."""
         mixing = {key: value for key, value in settings.augmentation.items() if key in _MIXING}
         options: dict[str, Any] = {**settings.loss, **mixing}
-        return cls(head, **options)
+        return cls(head, images=len(source), **options)
 
     @classmethod
     def augmentation(cls, options: Options, preprocessing: Preprocessing) -> Transform:
@@ -118,6 +125,7 @@ class ClassificationTraining(HeadTraining):
         """Start counting, and collecting examples."""
         super().start()
         self._examples = []
+        self._mistakes = Worst(MISTAKES)
 
     def evaluate(self, network: Network, images: Tensor, batch: Batch) -> None:
         """Count the hits, and keep the first images as examples."""
@@ -131,9 +139,19 @@ class ClassificationTraining(HeadTraining):
             photos = batch.images[:wanted].permute(0, 2, 3, 1).cpu().numpy()
             guesses = logits[:wanted].argmax(1).tolist()
             self._examples.extend(zip(photos, guesses, batch.labels[:wanted].tolist(), strict=True))
+        self._keep_mistakes(logits, batch)
+
+    def _keep_mistakes(self, logits: Tensor, batch: Batch) -> None:
+        sure, guesses = logits.float().softmax(1).max(1)
+        for i, (share, guess, sample) in enumerate(zip(sure.tolist(), guesses.tolist(), batch.truth, strict=True)):
+            if sample.label is None or sample.label == guess:
+                continue
+            names = self.evaluator.names
+            title = f"✗ {names[guess]} {share:.0%} ({names[sample.label]})"
+            self._mistakes.offer(share, partial(_picture, batch.images[i], title))
 
     def write_report(self, folder: Path) -> None:
-        """`per_class.csv`, `most_confused.csv`, `confusion.png` and `predictions.png`."""
+        """Tables and pictures, see docs/evaluation.md."""
         write_rows(folder / "per_class.csv", self.evaluator.per_class())
         write_rows(folder / "most_confused.csv", self.evaluator.most_confused())
         draw.confusion_of_seen(self.evaluator.confusion, self.evaluator.names, folder / "confusion.png")
@@ -145,6 +163,18 @@ class ClassificationTraining(HeadTraining):
                 for guess, label in zip(guesses, labels, strict=True)
             ]
             draw.contact_sheet(photos, titles, folder / "predictions.png")
+        (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
+        if mistakes := self._mistakes.items():
+            wrong, told = zip(*mistakes, strict=True)
+            draw.contact_sheet(wrong, told, folder / "mistakes.png")
+
+    def sections(self, folder: Path) -> list[Section]:
+        """See `HeadTraining.sections`."""
+        return [section(self.evaluator, folder) for section in SECTIONS]
+
+    def advice(self) -> list[str]:
+        """See `HeadTraining.advice`."""
+        return advice(self.evaluator)
 
     def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
         """See `HeadTraining.draw_batch`: before mixup and CutMix, with the class below."""
@@ -153,3 +183,7 @@ class ClassificationTraining(HeadTraining):
         labels = [NO_LABEL] * len(photos) if batch.labels is None else batch.labels.tolist()
         names = ["" if label == NO_LABEL else legible[label] for label in labels]
         return [np.asarray(draw.caption(photo, [name])) for photo, name in zip(photos, names, strict=True)]
+
+
+def _picture(image: Tensor, title: str) -> tuple[NDArray[np.uint8], str]:
+    return image.permute(1, 2, 0).cpu().numpy().copy(), title

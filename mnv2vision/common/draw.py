@@ -90,13 +90,15 @@ def _families(texts: Sequence[str]) -> list[str]:
     return [font_manager.FontProperties(fname=file).get_name() for file in files]
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _write(figure: "Figure", path: Path, texts: Sequence[str] = ()) -> None:
+def write_figure(figure: "Figure", path: Path, texts: Sequence[str] = ()) -> None:
+    """Write a figure to a file, in fonts that have the letters of the texts."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -125,7 +127,7 @@ def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path
     names = legible(names)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(14.0, max(4.5, 1.8 + 0.4 * len(names)))
-    figure = _figure(side + 0.8, side)
+    figure = new_figure(side + 0.8, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the actual class", shrink=0.8)
@@ -137,7 +139,7 @@ def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path
         for row, column in np.argwhere(counts):
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
-    _write(figure, path, names)
+    write_figure(figure, path, names)
 
 
 def search(
@@ -157,7 +159,7 @@ def search(
         metric: The result's name; the larger the better.
         path: The PNG file.
     """
-    figure = _figure(3.6 * (1 + len(keys)), 3.4)
+    figure = new_figure(3.6 * (1 + len(keys)), 3.4)
     results = np.array([result for _, result, _ in points])
     complete = np.array([state == "complete" for _, _, state in points], bool)
     for place, key in enumerate(["trial", *keys]):
@@ -177,7 +179,7 @@ def search(
         if is_text:
             axes.set_xticks(range(len(set(own))), sorted(set(map(str, own))))
         axes.set(xlabel=key, xscale="log" if key in logarithmic else "linear")
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def caption(image: NDArray[np.uint8], lines: Sequence[str]) -> Image.Image:
@@ -197,7 +199,7 @@ def caption(image: NDArray[np.uint8], lines: Sequence[str]) -> Image.Image:
 
 
 def contact_sheet(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], path: Path, columns: int = 6) -> None:
-    """Draw images of equal size in a grid, each with a title.
+    """Draw images of about equal shape in a grid, each with a title.
 
     Args:
         images: (H, W, 3) uint8 each.
@@ -207,13 +209,15 @@ def contact_sheet(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], pa
     """
     titles = [_with_known_letters(title) for title in titles]
     rows = -(-len(images) // columns)
-    figure = _figure(2.0 * columns, 2.25 * rows)
+    width = 12 / columns
+    tallest = max((image.shape[0] / image.shape[1] for image in images), default=1.0)
+    figure = new_figure(12, (width * tallest + 0.25) * rows)
     for index, (image, title) in enumerate(zip(images, titles, strict=True)):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.imshow(image)
         axes.set_title(title, fontsize=9, color="firebrick" if title.startswith("✗") else "black")
         axes.set_axis_off()
-    _write(figure, path, titles)
+    write_figure(figure, path, titles)
 
 
 _FIRST_CLASS = (255, 160, 0)  # for label 0 if it is not background: VOC's black would hide the pixels
@@ -297,7 +301,7 @@ def label_image(mask: NDArray[np.uint8]) -> Image.Image:
 
 
 def overlay_sheet(
-    examples: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], names: Sequence[str], path: Path
+    examples: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], names: Sequence[str], path: Path, columns: int = 6
 ) -> None:
     """Draw images with their label maps in a grid, with a legend of the labels that occur.
 
@@ -305,14 +309,14 @@ def overlay_sheet(
         examples: Images (H, W, 3) and label maps (H, W).
         names: Class names by label.
         path: The PNG file.
+        columns: Images per row.
     """
     from matplotlib.patches import Patch
 
     names, background = legible(names), background_label(names)
     colors = class_colors(names)
-    columns = 6
     rows = -(-len(examples) // columns)
-    figure = _figure(2.0 * columns, 2.1 * rows + 0.6)
+    figure = new_figure(12.0, 12.6 / columns * rows + 0.6)
     seen: set[int] = set()
     for index, (image, mask) in enumerate(examples):
         axes = figure.add_subplot(rows, columns, index + 1)
@@ -322,7 +326,7 @@ def overlay_sheet(
     handles = [Patch(color=colors[label] / 255, label=names[label]) for label in sorted(seen - {background})]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), fontsize=9)
-    _write(figure, path, names)
+    write_figure(figure, path, names)
 
 
 def precision_recall(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], path: Path) -> None:
@@ -333,7 +337,7 @@ def precision_recall(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.
         path: The PNG file.
     """
     curves = {_with_known_letters(name): curve for name, curve in curves.items()}
-    figure = _figure(6, 4.5)
+    figure = new_figure(6, 4.5)
     axes = figure.add_subplot()
     for name, (recall, precision) in curves.items():
         axes.plot(recall, precision, label=name, linewidth=1.5)
@@ -343,4 +347,4 @@ def precision_recall(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.
         axes.legend(loc="lower left", fontsize=9)
     else:
         axes.set_title("no objects")
-    _write(figure, path, list(curves))
+    write_figure(figure, path, list(curves))

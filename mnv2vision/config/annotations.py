@@ -29,6 +29,7 @@ Detections = Annotated[int, whole(1, 10**5)]
 Seconds = Annotated[float, Duration()]
 Share = Annotated[float, Number(0, 1)]
 Held = Annotated[float, Number(above=0, below=1)]
+ShareOrAuto = Annotated[float | str, OneOf((Number(0, 1), Word((AUTO,))))]
 BelowOne = Annotated[float, Number(0, below=1)]
 AboveZero = Annotated[float, Number(most=1, above=0)]
 """At most 1."""

@@ -14,7 +14,7 @@ from mnv2vision.config.annotations import (
     Scales,
     Seconds,
     Seed,
-    Share,
+    ShareOrAuto,
     Side,
     Size,
     Stride,
@@ -178,7 +178,9 @@ class Predict:
         None, "detection: labels to correct and to train on, too: coco | yolo | voc"
     )
     top: Count = option(5, "classification: how many classes to write for each image")
-    threshold: Share = option(0.3, "detection: from which score on")
+    threshold: ShareOrAuto = option(
+        0.3, "detection: from which score on; auto: for each class what was best at the end of training"
+    )
     max_detections: Detections | None = option(
         None, "detection: how many objects are found on a photo at most; null: as the model says"
     )

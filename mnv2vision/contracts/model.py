@@ -94,6 +94,12 @@ def _texts(key: str, values: object) -> tuple[str, ...]:
     return tuple(values)
 
 
+def _shares(key: str, values: object) -> tuple[float, ...]:
+    if not isinstance(values, list | tuple) or any(type(x) not in (int, float) or not 0 <= x <= 1 for x in values):
+        raise ConfigError(f"{key}={values!r} must be a list of numbers in 0..1")
+    return tuple(map(float, values))
+
+
 @dataclass(frozen=True)
 class HeadConfig:
     """A head of a model.
@@ -104,6 +110,8 @@ class HeadConfig:
         names: Class names by label; empty where they are not known.
         taps: Names of the features it stands on; None for the task's default.
         options: Of the head.
+        thresholds: Of detection: the score of each class from which on objects are best believed, as the evaluation at
+            the end of training found; empty where it is not known.
     """
 
     task: str
@@ -111,15 +119,19 @@ class HeadConfig:
     names: tuple[str, ...] = ()
     taps: tuple[str, ...] | None = None
     options: Options = field(default_factory=dict)
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", _texts("names", self.names))
+        object.__setattr__(self, "thresholds", _shares("thresholds", self.thresholds))
         if self.taps is not None:
             object.__setattr__(self, "taps", _texts("taps", self.taps))
         if type(self.num_classes) is not int or self.num_classes < 1:
             raise ConfigError(f"num_classes={self.num_classes} must be at least 1")
         if self.names and len(self.names) != self.num_classes:
             raise ConfigError(f"num_classes={self.num_classes}, but there are {len(self.names)} class names")
+        if self.thresholds and len(self.thresholds) != self.num_classes:
+            raise ConfigError(f"num_classes={self.num_classes}, but there are {len(self.thresholds)} thresholds")
 
     def to_dict(self) -> dict[str, object]:
         """Plain data."""
@@ -130,6 +142,7 @@ class HeadConfig:
             "names": list(self.names),
             "taps": taps,
             "options": dict(self.options),
+            **({"thresholds": list(self.thresholds)} if self.thresholds else {}),  # which earlier versions cannot read
         }
 
 

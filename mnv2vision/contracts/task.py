@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mnv2vision.common.html import Section
 from mnv2vision.common.text import few
 from mnv2vision.contracts.export import HeadExport
 from mnv2vision.contracts.model import Head, HeadConfig, HeadKind, Options
@@ -212,9 +213,21 @@ class HeadTraining(ABC):
             batch: With the targets.
         """
 
+    def recommended(self) -> tuple[float, ...]:
+        """The scores that the last evaluation found best, for `HeadConfig.thresholds`."""
+        return ()
+
     @abstractmethod
     def write_report(self, folder: Path) -> None:
         """Write tables and pictures of the last evaluation."""
+
+    @abstractmethod
+    def sections(self, folder: Path) -> list[Section]:
+        """What a report tells of the last evaluation, whose tables and pictures are in the folder."""
+
+    @abstractmethod
+    def advice(self) -> list[str]:
+        """What to try next after the last evaluation, in a line each."""
 
     @abstractmethod
     def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:

@@ -190,7 +190,10 @@ def _heads(graph: ExportGraph, written: Written) -> dict[str, HeadSpec]:
         else:
             outputs = kind.fixed(head, raws[name], graph.model.preprocessing.image_size)
         named = {output: tensors[graph.tensor_name(name, output)] for output in outputs}
-        found[name] = HeadSpec(config.task, class_names(config), named, kind.parameters(head, raws[name]))
+        parameters = kind.parameters(head, raws[name])
+        if config.thresholds:
+            parameters["thresholds"] = list(config.thresholds)
+        found[name] = HeadSpec(config.task, class_names(config), named, parameters)
     return found
 
 

@@ -119,7 +119,7 @@ class SSDHead(Head):
         self,
         raw: RawDetections,
         *,
-        score_threshold: float = SCORE_THRESHOLD,
+        score_threshold: float | Tensor = SCORE_THRESHOLD,
         max_detections: int | None = None,
         classes: Tensor | None = None,
     ) -> BatchDetections:
@@ -127,7 +127,7 @@ class SSDHead(Head):
 
         Args:
             raw: Of the head.
-            score_threshold: Boxes with less are dropped.
+            score_threshold: Boxes with less are dropped; one for all, or (C,) by class.
             max_detections: How many an image at most; None: the head's.
             classes: Labels to look for, by which the result's labels count; all by default.
         """

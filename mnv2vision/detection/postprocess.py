@@ -44,7 +44,7 @@ def detect(
     *,
     scores: Scores = "sigmoid",
     nms_iou: float = 0.6,
-    score_threshold: float = SCORE_THRESHOLD,
+    score_threshold: float | Tensor = SCORE_THRESHOLD,
     max_detections: int = MAX_DETECTIONS,
     classes: Tensor | None = None,
 ) -> BatchDetections:
@@ -60,7 +60,7 @@ def detect(
         raw: What the network gave.
         scores: How logits become scores.
         nms_iou: Boxes of a class that overlap a better one by more are dropped.
-        score_threshold: Boxes with less are dropped.
+        score_threshold: Boxes with less are dropped; one for all, or (C,) by class.
         max_detections: D of the result.
         classes: Labels to look for, by which the result's labels count; all by default.
     """
@@ -73,6 +73,7 @@ def detect(
     columns = ranked.shape[2]
     ranked = ranked.float().flatten(1)
     total = ranked.shape[1]
+    lowest = float(score_threshold.min()) if isinstance(score_threshold, Tensor) else score_threshold
     limit = min(max(_CANDIDATES, 2 * max_detections), total)
     while True:
         best, index = _best(ranked, limit)
@@ -80,8 +81,9 @@ def detect(
         anchor, label = index // columns, index % columns
         codes = box_codes.float().gather(1, anchor[..., None].expand(-1, -1, 4))
         boxes = decode(codes, anchors[anchor]).clamp(0, 1)
-        keep = suppress(boxes, label, (best > score_threshold) & (area(boxes) > 0), nms_iou)
-        if torch.compiler.is_exporting() or limit == total or _is_enough(keep, best, score_threshold, max_detections):
+        least = score_threshold.to(label.device)[label] if isinstance(score_threshold, Tensor) else score_threshold
+        keep = suppress(boxes, label, (best > least) & (area(boxes) > 0), nms_iou)
+        if torch.compiler.is_exporting() or limit == total or _is_enough(keep, best, lowest, max_detections):
             break
         limit = min(4 * limit, total)
     return _take(boxes, best, label, keep, max_detections)

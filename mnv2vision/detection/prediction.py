@@ -10,7 +10,7 @@ from mnv2vision.contracts import HeadInUse, InferenceOptions, Network, RawDetect
 from mnv2vision.detection.head import SSDHead
 from mnv2vision.detection.postprocess import BatchDetections
 from mnv2vision.detection.windows import Window, merge, windows
-from mnv2vision.predictions.detection import Detection, check_max_detections, crowded_remarks
+from mnv2vision.predictions.detection import Detection, check_max_detections, crowded_remarks, least_scores
 from mnv2vision.preprocessing import Preprocessing
 
 
@@ -46,7 +46,7 @@ class DetectionDecoder:
         self,
         head: HeadInUse,
         *,
-        score_threshold: float = 0.3,
+        score_threshold: float | str = 0.3,
         max_detections: int | None = None,
         inference: InferenceOptions | None = None,
     ) -> None:
@@ -54,13 +54,14 @@ class DetectionDecoder:
 
         Args:
             head: A detector's.
-            score_threshold: Objects with less are dropped, 0..1.
+            score_threshold: Objects with less are dropped, 0..1; "auto": as the model recommends for each class.
             max_detections: How many objects are found on a photo at most, the best ones; None: as the model says.
             inference: Whether to look through windows, and their overlap.
         """
         assert isinstance(head.head, SSDHead)
         self.head, self.preprocessing, self.names = head.head, head.preprocessing, class_names(head.config)
-        self.score_threshold = score_threshold
+        least = least_scores(score_threshold, head.config.thresholds)
+        self.score_threshold = least if isinstance(least, float) else torch.from_numpy(least)
         self.limit = head.head.max_detections if max_detections is None else check_max_detections(max_detections)
         self.inference = inference or InferenceOptions()
         self.takes_photos = self.inference.window

@@ -18,11 +18,12 @@ from mnv2vision.predictions.detection import Detection
 
 @dataclass
 class ImageResult:
-    """An image's detections beside what is right, in the photo's pixels."""
+    """An image's detections beside what is right, in the photo's pixels; `size` is its height and width."""
 
     image_id: int | str
     found: Detection
     truth: Boxes
+    size: tuple[int, int] = (0, 0)
 
 
 class Collector:
@@ -41,7 +42,7 @@ class Collector:
         """Add images: what was found, and their samples; those whose objects are not annotated do not count."""
         for found, sample in zip(predictions, targets, strict=True):
             if sample.boxes is not None:
-                self._own[sample.image_id] = ImageResult(sample.image_id, found, sample.boxes)
+                self._own[sample.image_id] = ImageResult(sample.image_id, found, sample.boxes, sample.size)
 
     def collect(self) -> list[ImageResult]:
         """The results of all processes, in an order that does not depend on how many there are."""
@@ -51,6 +52,10 @@ class Collector:
         numbers = all(isinstance(image_id, int) for image_id in merged)
         self.results = [merged[key] for key in sorted(merged, key=None if numbers else str)]
         return self.results
+
+    def ignored(self, truth: Boxes) -> NDArray[np.bool_]:
+        """(n,) which of an image's objects do not count."""
+        return truth.crowd
 
     @property
     def images(self) -> int:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnv2vision.common import draw
+from mnv2vision.common.html import Section
 from mnv2vision.common.tables import write_rows
+from mnv2vision.common.worst import Worst
 from mnv2vision.contracts import (
     HeadInUse,
     HeadSettings,
@@ -26,13 +28,17 @@ from mnv2vision.contracts import (
 )
 from mnv2vision.data.augment.detection import DetectionAugmentation
 from mnv2vision.data.batch import Batch, Transform
-from mnv2vision.data.sample import SampleSource
+from mnv2vision.data.sample import Sample, SampleSource
 from mnv2vision.detection.coco_evaluator import CocoEvaluator
+from mnv2vision.detection.errors import Judged, error_kinds, judge
 from mnv2vision.detection.head import SSDHead
 from mnv2vision.detection.imitation import imitation_loss
 from mnv2vision.detection.loss import detection_loss
+from mnv2vision.detection.mistakes import cost, side_by_side
 from mnv2vision.detection.prediction import to_photos
-from mnv2vision.detection.results import write_results
+from mnv2vision.detection.report import SECTIONS, Evaluated, advice, anchor_advice
+from mnv2vision.detection.results import ImageResult, write_results, xywh
+from mnv2vision.detection.thresholds import class_thresholds, recommended
 from mnv2vision.detection.voc_evaluator import VocEvaluator
 from mnv2vision.predictions.detection import Detection
 from mnv2vision.preprocessing import Preprocessing
@@ -40,6 +46,7 @@ from mnv2vision.preprocessing import Preprocessing
 log = logging.getLogger(__name__)
 
 EXAMPLES = 24
+MISTAKES = 8
 SHOWN_SCORE = 0.3
 """From which score on detections are drawn."""
 
@@ -71,6 +78,8 @@ class DetectionTraining(HeadTraining):
         self.category_ids = category_ids or range(1, len(evaluator.names) + 1)
         self._classes = None if classes is None else torch.tensor(classes)
         self._examples: list[tuple[NDArray[np.uint8], Detection]] = []
+        self._mistakes: Worst[tuple[NDArray[np.uint8], str]] = Worst(MISTAKES)
+        self._anchors: NDArray[np.float64] = np.empty((0, 2))
 
     @classmethod
     def create(cls, head: HeadInUse, source: SampleSource, settings: HeadSettings) -> Self:
@@ -105,6 +114,7 @@ class DetectionTraining(HeadTraining):
         """Start collecting detections and examples."""
         super().start()
         self._examples = []
+        self._mistakes = Worst(MISTAKES)
 
     def evaluate(self, network: Network, images: Tensor, batch: Batch) -> None:
         """Collect the detections, and keep the first images as examples."""
@@ -112,7 +122,11 @@ class DetectionTraining(HeadTraining):
         assert isinstance(raw, RawDetections)
         found = self.head.detect(raw, classes=None if self._classes is None else self._classes.to(images.device))
         sizes = [sample.size for sample in batch.truth]
-        self.evaluator.update(to_photos(found, self.preprocessing, sizes), batch.truth)
+        on_photos = to_photos(found, self.preprocessing, sizes)
+        self.evaluator.update(on_photos, batch.truth)
+        self._anchors = raw.anchors[:, 2:].double().cpu().numpy()
+        for image, of_image, sample in zip(batch.images, on_photos, batch.truth, strict=True):
+            self._keep_mistakes(image, of_image, sample)
         wanted = EXAMPLES - len(self._examples)
         if wanted > 0:
             photos = batch.images[:wanted].permute(0, 2, 3, 1).cpu().numpy()
@@ -122,8 +136,33 @@ class DetectionTraining(HeadTraining):
                 zip(photos, to_photos(found, same_size, [(height, width)] * len(sizes)), strict=False)
             )
 
+    def _keep_mistakes(self, image: Tensor, found: Detection, sample: Sample) -> None:
+        if sample.boxes is None:
+            return
+        seen = found.scores >= SHOWN_SCORE
+        shown = Detection(found.boxes[seen], found.scores[seen], found.labels[seen])
+        result = ImageResult(sample.image_id, shown, sample.boxes)
+        missed, invented = cost(judge([result], [self.evaluator.ignored(sample.boxes)]))
+
+        def picture() -> tuple[NDArray[np.uint8], str]:
+            photo = image.permute(1, 2, 0).cpu().numpy()
+            assert sample.boxes is not None
+            drawn = side_by_side(photo, sample.size, self.preprocessing, sample.boxes, shown, self.evaluator.names)
+            return drawn, f"{sample.image_id}: {missed} missed, {invented} wrong"
+
+        self._mistakes.offer(missed + invented, picture)
+
+    def judged(self, least: NDArray[np.float64] | None = None) -> Judged:
+        """What the detections of the last evaluation are; see `judge`."""
+        results = self.evaluator.results
+        return judge(results, [self.evaluator.ignored(result.truth) for result in results], least)
+
+    def recommended(self) -> tuple[float, ...]:
+        """See `HeadTraining.recommended`; none where the data set has not all of the model's classes."""
+        return () if self._classes is not None else recommended(self.judged(), self.evaluator.names)
+
     def write_report(self, folder: Path) -> None:
-        """`per_class.csv`, `predictions.json` in COCO's format, `precision_recall.png` and `predictions.png`.
+        """Tables and pictures, see docs/evaluation.md; `predictions.json` in COCO's format.
 
         Says, too, on how many images there are more objects than can be found.
         """
@@ -137,12 +176,14 @@ class DetectionTraining(HeadTraining):
                 limit,
             )
         write_rows(folder / "per_class.csv", self.evaluator.per_class())
+        judged, names = self.judged(), self.evaluator.names
+        write_rows(folder / "errors.csv", error_kinds(judged, len(names)))
+        write_rows(folder / "thresholds.csv", class_thresholds(judged, names))
         write_results(folder / "predictions.json", self.evaluator.results, self.category_ids)
         draw.precision_recall(self.evaluator.curves(), folder / "precision_recall.png")
         pictures = []
         for photo, found in self._examples:
             shown = found.scores >= SHOWN_SCORE
-            names = self.evaluator.names
             texts = [
                 f"{names[label]} {score:.0%}"
                 for label, score in zip(found.labels[shown], found.scores[shown], strict=True)
@@ -150,6 +191,35 @@ class DetectionTraining(HeadTraining):
             pictures.append(draw.draw_boxes(photo, found.boxes[shown], found.labels[shown], texts))
         if pictures:
             draw.contact_sheet(pictures, [""] * len(pictures), folder / "predictions.png")
+        (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
+        if mistakes := self._mistakes.items():
+            drawn, titles = zip(*mistakes, strict=True)
+            draw.contact_sheet(drawn, titles, folder / "mistakes.png", columns=2)
+
+    def sections(self, folder: Path) -> list[Section]:
+        """See `HeadTraining.sections`."""
+        evaluated = self._evaluated(folder)
+        return [section(evaluated) for section in SECTIONS]
+
+    def advice(self) -> list[str]:
+        """See `HeadTraining.advice`."""
+        boxes, photos, shorter = [np.empty((0, 2))], [np.empty(0)], [np.empty(0)]
+        for result in self.evaluator.results:
+            sides = xywh(result.truth.boxes[~self.evaluator.ignored(result.truth)])[:, 2:]
+            height, width = result.size
+            place = self.preprocessing.placement(height, width)
+            out = np.array(self.preprocessing.image_size[::-1])
+            boxes.append(sides * np.array([place.width / width, place.height / height]) / out)
+            photos.append(np.sqrt(sides.prod(1)))
+            shorter.append(np.full(len(sides), min(height, width), float))
+        reach = anchor_advice(np.concatenate(boxes), np.concatenate(photos), np.concatenate(shorter), self._anchors)
+        return [*reach, *advice(self._evaluated(Path()))]
+
+    def _evaluated(self, folder: Path) -> Evaluated:
+        judged, names = self.judged(), self.evaluator.names
+        least = recommended(judged, names)
+        kept = self.judged(np.array(least)) if least else None
+        return Evaluated(names, judged, kept, self.evaluator.per_class(), folder)
 
     def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
         """See `HeadTraining.draw_batch`: with the boxes that the loss sees."""

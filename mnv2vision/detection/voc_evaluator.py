@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2vision.data.sample import Boxes
 from mnv2vision.detection.results import Collector, ImageResult, remark_on_objects
 
 METRICS = ("mAP", "mAP_07")
@@ -79,6 +80,10 @@ class VocEvaluator(Collector):
             rows.append(row)
         return rows, curves
 
+    def ignored(self, truth: Boxes) -> NDArray[np.bool_]:
+        """(n,) which of an image's objects do not count: difficult ones, and crowds."""
+        return np.asarray(truth.difficult | truth.crowd)
+
     def remarks(self) -> list[str]:
         """What the figures cannot tell, in a line each, after `compute`."""
         objects = np.array([row.objects for row in self._rows], np.int64)
@@ -95,7 +100,7 @@ class VocEvaluator(Collector):
     def _match(self, result: ImageResult, hits: dict[int, list[tuple[float, int]]], objects: NDArray[np.int64]) -> None:
         """Add an image's objects, and (score, 1 hit / 0 miss) of its detections."""
         truth, found = result.truth, result.found
-        ignored = truth.difficult | truth.crowd
+        ignored = self.ignored(truth)
         np.add.at(objects, truth.labels[~ignored], 1)
         overlap = _iou(found.boxes.astype(np.float64), truth.boxes.astype(np.float64))
         overlap[found.labels[:, None] != truth.labels[None]] = -1.0

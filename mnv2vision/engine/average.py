@@ -5,6 +5,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -56,6 +57,9 @@ def average(config: Average) -> dict[str, float]:
     models = {path: _read(path) for path in _paths(config)}
     check_alike(models)
     model = copy.deepcopy(next(iter(models.values())))
+    # Others are best for the average.
+    heads = {name: replace(head, thresholds=()) for name, head in model.config.heads.items()}
+    model.config = replace(model.config, heads=heads)
     if config.batch_norm == "estimate" and has_folded_batch_norm(model):
         raise ConfigError("batch_norm=estimate: the models' batch norm is folded into their weights: there is none")
     output = Path(config.output)
@@ -82,6 +86,7 @@ def _average(config: Average, model: VisionModel, states: Mapping[str, State], o
     metrics: dict[str, float] = {}
     if images:
         metrics = finish(images.trainer, images.task, images.data, output)
+        images.task.remember()
         _tell(measured, kept, metrics, images.monitor)
     rows = [{"model": path, "kept": path in kept, **_known(measured.get(path, {}))} for path in states]
     report = {"models": rows, "average": _known(metrics), "batch_norm": config.batch_norm}

@@ -24,6 +24,7 @@ from mnv2vision.data.sample import SampleSource
 from mnv2vision.detection.head import SSDHead
 from mnv2vision.engine.compare import compare, draw_answers
 from mnv2vision.engine.parts import DataPart, create_parts, task_parts, validation_source
+from mnv2vision.engine.report import write_page
 from mnv2vision.engine.run_folder import choose_folder, claimed
 from mnv2vision.engine.trainer import check_limits, create_trainer, quieten_lightning
 from mnv2vision.errors import ConfigError
@@ -178,7 +179,7 @@ def evaluation(
 
 
 def finish(trainer: pl.Trainer, task: Task, data: DataModule, run_dir: Path) -> dict[str, float]:
-    """Evaluate and write `metrics.json`, tables and pictures, at the end of training as in a later evaluation."""
+    """Evaluate and write metrics, tables, pictures and `report.html`, after training as in a later evaluation."""
     trainer.validate(task, data, verbose=False)
     metrics = task.metrics
     if trainer.is_global_zero:
@@ -187,6 +188,7 @@ def finish(trainer: pl.Trainer, task: Task, data: DataModule, run_dir: Path) -> 
         task.write_report(run_dir)
         if len(task.model.heads) > 1 and not isinstance(task.model, ExportedModel):
             draw_answers(task.model, data.val_samples, run_dir / "predictions.png")
+        write_page(task, run_dir)
         told = (f"{name} {'n/a' if value is None else f'{value:.4f}'}" for name, value in known.items())
         log.info("%s  (%s)", "  ".join(told), run_dir)
     data.log_skipped()

@@ -147,8 +147,12 @@ def _train(
     load_best(task, trainer, config.resume, history)
     if config.quantize:
         round_weights(task.model)
-    _save_model(addition.joined(task.model) if addition else task.model, run_dir / "model.safetensors")
-    return finish(trainer, task, data, run_dir)
+    path = run_dir / "model.safetensors"
+    _save_model(addition.joined(task.model) if addition else task.model, path)
+    metrics = finish(trainer, task, data, run_dir)
+    task.remember()
+    _save_model(addition.joined(task.model) if addition else task.model, path)
+    return metrics
 
 
 def _assemble(

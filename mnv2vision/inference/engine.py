@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mnv2vision.errors import ConfigError
 from mnv2vision.predictions.base import Answers
 from mnv2vision.predictions.classification import Classification
-from mnv2vision.predictions.detection import Detection
+from mnv2vision.predictions.detection import AUTO, Detection
 from mnv2vision.predictions.segmentation import Segmentation
 from mnv2vision.preprocessing import Preprocessing
 
@@ -53,8 +53,10 @@ class Engine(Protocol):
 
 
 def check_options(options: Mapping[str, object], tasks: Iterable[str]) -> None:
-    """Raise ConfigError for `max_detections` where no head of the tasks detects."""
+    """Raise ConfigError for `max_detections` and a threshold of "auto" where no head of the tasks detects."""
     tasks = list(tasks)
+    if options["score_threshold"] == AUTO and "detection" not in tasks:
+        raise ConfigError(f"threshold={AUTO} is for detection, not for a model of {', '.join(tasks)}")
     if options["max_detections"] is not None and "detection" not in tasks:
         raise ConfigError(f"max_detections is for detection, not for a model of {', '.join(tasks)}")
 

@@ -21,7 +21,7 @@ from mnv2vision.inference.describe import Describer
 from mnv2vision.inference.labels import Found, Layout, check_layout, write_counts, write_labels
 from mnv2vision.inference.predictor import Predictor
 from mnv2vision.predictions.base import Answers, Described
-from mnv2vision.predictions.detection import Detection
+from mnv2vision.predictions.detection import Detection, check_threshold
 
 if TYPE_CHECKING:
     from mnv2vision.contracts import InferenceOptions
@@ -59,7 +59,7 @@ def predict_files(
     images: str | Sequence[str],
     output: str,
     top: int,
-    threshold: float,
+    threshold: float | str,
     max_detections: int | None,
     inference: Mapping[str, object],
     batch_size: int,
@@ -74,7 +74,7 @@ def predict_files(
         images: Files, folders or patterns.
         output: The folder to write to.
         top: Classes to write per image (classification).
-        threshold: From which score on objects are written (detection).
+        threshold: From which score on objects are written (detection); "auto": as the model recommends for each class.
         max_detections: How many objects are found on a photo at most (detection); None: as the model says.
         inference: Arguments of `InferenceOptions`.
         batch_size: Images at a time.
@@ -88,8 +88,7 @@ def predict_files(
     """
     if top < 1:
         raise ConfigError(f"top={top} must be at least 1")
-    if not 0 <= threshold <= 1:
-        raise ConfigError(f"threshold={threshold} is not in 0..1")
+    check_threshold(threshold)
     paths = find_images(images)
     predictor = Predictor(
         checkpoint,

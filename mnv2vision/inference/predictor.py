@@ -15,6 +15,7 @@ from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.inference.bundle import is_bundle
 from mnv2vision.inference.cached import RUNTIMES, check_runtime, export_once, fastest_export
 from mnv2vision.inference.engine import Engine, PredictingHead, Prediction
+from mnv2vision.predictions.detection import check_threshold
 
 # torch is imported where a model needs it: exported ones do not.
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Predictor:
         *,
         device: "str | torch.device | None" = None,
         batch_size: int = 16,
-        score_threshold: float = 0.3,
+        score_threshold: float | str = 0.3,
         max_detections: int | None = None,
         inference: "InferenceOptions | None" = None,
         runtime: str = "auto",
@@ -55,7 +56,8 @@ class Predictor:
                 takes.
             device: Where to run; the GPU if there is one, by default. Exported models run on the CPU.
             batch_size: Images at a time, where a list is given.
-            score_threshold: Of detections, in 0..1: those with less are dropped.
+            score_threshold: Of detections, in 0..1: those with less are dropped; "auto": as the model recommends for
+                each class.
             max_detections: How many objects are found on a photo at most, the best ones; None: as the model says.
             inference: Windows, for large photos; of segmentation also scales and flips.
             runtime: "torch"; "onnxruntime" or "openvino", which run a model file's export on the CPU, made once and
@@ -67,8 +69,7 @@ class Predictor:
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} must be at least 1")
-        if not 0 <= score_threshold <= 1:
-            raise ConfigError(f"score_threshold={score_threshold} is not in 0..1")
+        check_threshold(score_threshold)
         self.batch_size = batch_size
         options: dict[str, object] = {"score_threshold": score_threshold, "max_detections": max_detections}
         self._engine: Engine

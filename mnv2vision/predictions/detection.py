@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from mnv2vision.errors import ConfigError
 from mnv2vision.predictions.base import Exported, finite, softmax
 
+AUTO = "auto"
+"""Of a threshold: what the model recommends for each class."""
 MATCHED = 0.9
 """From which overlap on two objects are taken for the same, where models are compared."""
 
@@ -50,6 +52,33 @@ def check_max_detections(value: int) -> int:
     return value
 
 
+def check_threshold(value: float | str) -> None:
+    """Raise ConfigError for a threshold that is neither in 0..1 nor "auto"."""
+    if value == AUTO:
+        return
+    if isinstance(value, str) or not 0 <= value <= 1:
+        raise ConfigError(f"threshold={value} is not in 0..1, nor {AUTO}")
+
+
+def least_scores(threshold: float | str, recommended: Sequence[float]) -> float | NDArray[np.float32]:
+    """The score below which objects are dropped: one, or (C,) of each class.
+
+    Args:
+        threshold: In 0..1, or "auto" for those that the model recommends.
+        recommended: By class; empty where it recommends none.
+
+    Raises:
+        ConfigError: For "auto" where it recommends none.
+    """
+    if not isinstance(threshold, str):
+        return float(threshold)
+    if not recommended:
+        raise ConfigError(
+            f"threshold={AUTO}: the model recommends none, as models trained here do; give a number in 0..1"
+        )
+    return np.array(recommended, np.float32)
+
+
 def crowded_remarks(photos: int, limit: int) -> list[str]:
     """How many photos had more objects than are found at most."""
     if not photos:
@@ -61,12 +90,14 @@ def crowded_remarks(photos: int, limit: int) -> list[str]:
 class DetectionArrays:
     """See `predictions.base.ArrayDecoder`; the same objects as `detection.postprocess.detect` finds."""
 
-    def __init__(self, head: Exported, *, score_threshold: float = 0.3, max_detections: int | None = None) -> None:
+    def __init__(
+        self, head: Exported, *, score_threshold: float | str = 0.3, max_detections: int | None = None
+    ) -> None:
         """Set it up.
 
         Args:
             head: A detector's.
-            score_threshold: Objects with less are dropped, 0..1.
+            score_threshold: Objects with less are dropped, 0..1; "auto": as the model recommends for each class.
             max_detections: How many objects are found on a photo at most, the best ones; None: as the model says.
         """
         rule: Mapping[str, Any] = head.parameters
@@ -74,7 +105,8 @@ class DetectionArrays:
         self._scores, self._nms_iou = rule["scores"], float(rule["nms_iou"])
         self._anchors = np.array(rule["anchors"], np.float32)
         self._box_scales = np.array(rule["box_scales"], np.float32)
-        self._threshold = score_threshold
+        least = least_scores(score_threshold, rule.get("thresholds", ()))
+        self._least = np.broadcast_to(np.asarray(least, np.float32), len(head.names))  # ValueError for another number
         self._most = int(rule["max_detections"])
         self._limit = self._most if max_detections is None else check_max_detections(max_detections)
         self._crowded = 0
@@ -86,7 +118,7 @@ class DetectionArrays:
             if "boxes" in outputs:
                 if self._limit > self._most:
                     raise ConfigError(f"max_detections={self._limit}: the exported file finds {self._most} at most")
-                shown = outputs["scores"][i] > self._threshold
+                shown = outputs["scores"][i] > self._least[outputs["labels"][i].astype(np.int64)]
                 boxes, scores, labels = (outputs[name][i][shown] for name in ("boxes", "scores", "labels"))
             else:
                 boxes, scores, labels = self._objects(outputs["box_codes"][i], outputs["class_logits"][i])
@@ -117,9 +149,9 @@ class DetectionArrays:
             scores: NDArray[np.floating] = _sigmoid(ranked[best]) if is_sigmoid else ranked[best]
             anchor, label = best // columns, best % columns
             boxes = _decode(codes[anchor] / self._box_scales, self._anchors[anchor])
-            kept = _suppress(boxes, label, scores > self._threshold, self._nms_iou, wanted)
+            kept = _suppress(boxes, label, scores > self._least[label], self._nms_iou, wanted)
             # Only a better box can suppress: the best candidates decide among themselves.
-            if len(kept) == wanted or scores[-1] <= self._threshold or len(best) == ranked.size:
+            if len(kept) == wanted or scores[-1] <= self._least.min() or len(best) == ranked.size:
                 return boxes[kept], scores[kept], label[kept]
             count = min(4 * len(best), ranked.size)
 

@@ -134,6 +134,10 @@ class SegmentationEvaluator:
             for label, name in enumerate(self.names)
         ]
 
+    def score(self, image_id: int | str) -> float:
+        """The mean IoU of an image that was added; NaN where none of its pixels counts."""
+        return self._scores[image_id].mIoU
+
     def worst(self, count: int = 20) -> list[ImageScore]:
         """The images with the lowest mean IoU, after `compute`."""
         return self._worst[:count]

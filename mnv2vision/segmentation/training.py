@@ -7,11 +7,14 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from mnv2vision.common import draw
+from mnv2vision.common.html import Section
 from mnv2vision.common.tables import write_rows
+from mnv2vision.common.worst import Worst
 from mnv2vision.contracts import (
     HeadInUse,
     HeadSettings,
@@ -33,8 +36,10 @@ from mnv2vision.segmentation.evaluator import SegmentationEvaluator
 from mnv2vision.segmentation.head import SegmentationHead
 from mnv2vision.segmentation.inference import scores_by_pixel, to_masks
 from mnv2vision.segmentation.loss import segmentation_loss
+from mnv2vision.segmentation.report import SECTIONS, advice
 
 EXAMPLES = 24
+MISTAKES = 9
 
 
 class SegmentationTraining(HeadTraining):
@@ -75,6 +80,7 @@ class SegmentationTraining(HeadTraining):
         self.class_weights, self.hardest = class_weights, hardest
         self._classes = None if classes is None else torch.tensor(classes)
         self._examples: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
+        self._mistakes: Worst[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = Worst(MISTAKES)
 
     @classmethod
     def create(cls, head: HeadInUse, source: SampleSource, settings: HeadSettings) -> Self:
@@ -120,6 +126,7 @@ class SegmentationTraining(HeadTraining):
         """Start counting, and collecting examples."""
         super().start()
         self._examples = []
+        self._mistakes = Worst(MISTAKES)
 
     def evaluate(self, network: Network, images: Tensor, batch: Batch) -> None:
         """Count pixels at the photos' own sizes, and keep the first images as examples."""
@@ -129,19 +136,37 @@ class SegmentationTraining(HeadTraining):
         sizes = [sample.size for sample in batch.truth]
         found = [mask.cpu().numpy() for mask in to_masks(scores, self.preprocessing, sizes)]
         self.evaluator.update(found, batch.truth)
-        for i in range(min(EXAMPLES - len(self._examples), len(sizes))):
+
+        def example(i: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
             place = self.preprocessing.placement(*sizes[i])
             shown = (slice(place.height), slice(place.width))  # without the padding, of which nothing is said
-            photo = batch.images[i].permute(1, 2, 0)[shown].cpu().numpy()
-            self._examples.append((photo, scores[i].argmax(0)[shown].byte().cpu().numpy()))
+            photo = batch.images[i].permute(1, 2, 0)[shown].cpu().numpy().copy()
+            return photo, scores[i].argmax(0)[shown].byte().cpu().numpy()
+
+        self._examples += [example(i) for i in range(min(EXAMPLES - len(self._examples), len(sizes)))]
+        for i, sample in enumerate(batch.truth):
+            if sample.mask is not None:
+                cost = 1 - self.evaluator.score(sample.image_id)
+                self._mistakes.offer(cost, lambda i=i, mask=sample.mask: _beside(*example(i), mask))  # type: ignore[misc]
 
     def write_report(self, folder: Path) -> None:
-        """`per_class.csv`, `worst_images.csv`, `confusion.png` and `predictions.png` with a legend."""
+        """Tables and pictures, see docs/evaluation.md."""
         write_rows(folder / "per_class.csv", self.evaluator.per_class())
         write_rows(folder / "worst_images.csv", self.evaluator.worst())
         draw.confusion_of_seen(self.evaluator.confusion, self.evaluator.names, folder / "confusion.png")
         if self._examples:
             draw.overlay_sheet(self._examples, draw.legible(self.evaluator.names), folder / "predictions.png")
+        (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
+        if mistakes := self._mistakes.items():
+            draw.overlay_sheet(mistakes, draw.legible(self.evaluator.names), folder / "mistakes.png", columns=3)
+
+    def sections(self, folder: Path) -> list[Section]:
+        """See `HeadTraining.sections`."""
+        return [section(self.evaluator, folder) for section in SECTIONS]
+
+    def advice(self) -> list[str]:
+        """See `HeadTraining.advice`."""
+        return advice(self.evaluator)
 
     def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
         """See `HeadTraining.draw_batch`: masks over the images, what is ignored in white."""
@@ -154,3 +179,12 @@ class SegmentationTraining(HeadTraining):
             draw.overlay(photo, mask, colors, background=background)
             for photo, mask in zip(photos, batch.masks.numpy(), strict=True)
         ]
+
+
+def _beside(
+    photo: NDArray[np.uint8], found: NDArray[np.uint8], truth: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A photo twice, with its label maps: what was annotated on the left, void as it was predicted, and the other."""
+    small = np.asarray(Image.fromarray(truth).resize((photo.shape[1], photo.shape[0]), Image.Resampling.NEAREST))
+    small = np.where(small == IGNORE_INDEX, found, small)
+    return np.concatenate([photo, photo], 1), np.concatenate([small, found], 1)

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from mnv2vision.common.distributed import gather
+from mnv2vision.common.html import Section
 from mnv2vision.contracts import HeadTraining, Raw
 from mnv2vision.data.batch import Batch, sample_seed
 from mnv2vision.errors import ConfigError, DataError
@@ -107,11 +109,27 @@ class Task(pl.LightningModule):
             for picture in head.draw_batch(self.objective.seen(name, batch))
         ]
 
+    def remember(self) -> None:
+        """Keep in the model what the last evaluation found best for prediction, of heads measured on one data set."""
+        found: dict[str, list[HeadTraining]] = {}
+        for name, _, head in self._measured():
+            found.setdefault(name, []).append(head)
+        heads = {}
+        for name, config in self.model.config.heads.items():
+            measured = found.get(name, [])
+            heads[name] = replace(config, thresholds=measured[0].recommended() if len(measured) == 1 else ())
+        self.model.config = replace(self.model.config, heads=heads)
+
     def write_report(self, folder: Path) -> None:
         """Write tables and pictures of the last evaluation; of several heads in a folder each."""
         for _, place, head in self._measured():
             (folder / place).mkdir(parents=True, exist_ok=True)
             head.write_report(folder / place)
+
+    def reports(self, folder: Path) -> Iterator[tuple[str, list[Section], list[str]]]:
+        """Of each head that was evaluated its name, what a report tells of it, and what to try next."""
+        for name, place, head in self._measured():
+            yield place.strip("/") or name, head.sections(folder / place), head.advice()
 
     def forward(self, images: Tensor) -> Raw | dict[str, Raw]:
         """The model's raw output; compiled in training, rounded as in int8, where asked for."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mnv2vision.cli.main import main
-from mnv2vision.common import draw
+from mnv2vision.common import charts, draw
 from mnv2vision.tasks.base import Task
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,8 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Train:
     """Train in this process; gives the exit status."""
     for picture in ("confusion_matrix", "contact_sheet"):  # half of a run's time
         monkeypatch.setattr(draw, picture, lambda *args, **options: None)
+    for chart in ("history", "over_scores", "reliability", "bars"):
+        monkeypatch.setattr(charts, chart, lambda *args, **options: None)
 
     def run(*arguments: str) -> int:
         tiny = () if any(argument.startswith("resume=") for argument in arguments) else TINY

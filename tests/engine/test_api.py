@@ -102,7 +102,7 @@ def test_a_model_that_is_evaluated_stays_as_it_is(randomize: Callable[[Any], Non
     randomize(model)
     before = model.preprocessing
     metrics = mv.evaluate(model, Squares(), **{"model.image_size": 64, "loader.workers": 0})
-    assert metrics.keys() == {"top1", "top5"}
+    assert metrics.keys() == {"top1", "top5", "ece", "ece_calibrated", "temperature"}
     assert model.preprocessing == before
 
 

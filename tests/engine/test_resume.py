@@ -465,7 +465,9 @@ def assert_whole(run: Path) -> None:
     known = ("config.yaml", "metrics.csv", "checkpoints", "best.ckpt", "last.ckpt")
     at_the_end = ("model.safetensors", "metrics.json", "per_class.csv", "most_confused.csv", "worst_images.csv")
     at_the_end += ("predictions.json", "classification", "detection", "segmentation")
-    pictures = ("confusion.png", "predictions.png", "precision_recall.png")
+    at_the_end += ("errors.csv", "thresholds.csv", "report.html")
+    pictures = ("confusion.png", "predictions.png", "precision_recall.png", "mistakes.png")
+    pictures += ("calibration.png", "epochs.png", "errors.png", "thresholds.png")
     for path in run.rglob("*"):
         assert path.name.startswith(".") or path.name in known + at_the_end + pictures
         if path.name.startswith("."):
@@ -476,6 +478,8 @@ def assert_whole(run: Path) -> None:
             load_file(path)
         elif path.name == "metrics.json":
             json.loads(path.read_text())
+        elif path.name == "report.html":
+            assert path.read_text().endswith("</html>\n")
         elif path.name == "metrics.csv":
             rows = read_csv(path)
             assert [row["epoch"] for row in rows] == [str(epoch + 1) for epoch in range(len(rows))]
