@@ -135,6 +135,10 @@ class Voc:
     def __len__(self) -> int:
         return len(self._ids)
 
+    def path(self, index: int) -> str:
+        """The path of an image."""
+        return self._paths[index]
+
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         path, image_id = self._paths[index], self._ids[index]

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import peek_orientation
 from mnv2vision.data.formats.boxes import Names, check_boxes, check_pixels, counted
+from mnv2vision.data.formats.faults import refuse
 from mnv2vision.data.formats.index_cache import Arrays
 from mnv2vision.data.formats.names import texts
 from mnv2vision.data.formats.orientation import Orientation
@@ -194,10 +195,12 @@ def places(folder: Path, ids: Sequence[str], *, required: bool) -> tuple[Arrays,
     place_of = {name: place for place, name in enumerate(texts(arrays, "ids"))}
     errors = texts(arrays, "errors")
     for image_id in ids:
+        file = f"{folder / image_id}.xml"
         if required and image_id not in place_of:
-            raise DataError(f"{folder / image_id}.xml: no such annotation")
+            refuse("annotation missing", DataError(f"{file}: no such annotation"), file)
         if image_id in place_of and (error := errors[place_of[image_id]]):
-            raise DataError(f"{folder / image_id}.xml: {error}")
+            refuse("annotation unreadable", DataError(f"{file}: {error}"), file)
+            del place_of[image_id]
     return arrays, np.array([place_of.get(image_id, -1) for image_id in ids], np.int64)
 
 
