@@ -22,15 +22,6 @@ class Command:
 
 
 COMMANDS = {
-    "check": Command(
-        Check,
-        (
-            "dataset=voc dataset.root=/data/VOCdevkit",
-            "dataset=coco dataset.root=/data/coco task=segmentation output=check/",
-        ),
-        ("dataset",),
-        note="Exit status 0: nothing was found; 1: something was; 2: an error.",
-    ),
     "train": Command(
         Train,
         (
@@ -80,6 +71,15 @@ COMMANDS = {
         ),
         ("dataset",),
         open_groups=("dataset",),
+    ),
+    "check": Command(
+        Check,
+        (
+            "dataset=voc dataset.root=/data/VOCdevkit",
+            "dataset=coco dataset.root=/data/coco task=segmentation output=check/",
+        ),
+        ("dataset",),
+        note="Exit status 0: nothing was found; 1: something was; 2: an error.",
     ),
     "benchmark": Command(
         Benchmark,

@@ -34,5 +34,5 @@ def best_overlap(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
         (n,) in 0..1.
     """
     anchors = to_corners(make_anchors(map_sizes(image_size), image_size))
-    found = [iou(chunk, anchors).amax(dim=1) for chunk in boxes.split(_CHUNK)]
+    found = [iou(chunk, anchors).amax(dim=1) for chunk in torch.split(boxes, _CHUNK)]
     return torch.cat(found) if found else torch.zeros(0)

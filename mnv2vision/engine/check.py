@@ -70,8 +70,8 @@ def _summary(findings: Sequence[Finding]) -> str:
         return "nothing was found"
     levels = Counter(finding.level for finding in findings)
     kinds = Counter(finding.kind for finding in findings)
-    told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    return f"{levels['error']} errors and {levels['warning']} warnings: {told}"
+    parts = [f"{level}s: {count}" for level, count in levels.items()]
+    return "; ".join([*parts, ", ".join(f"{kind} {count}" for kind, count in kinds.items())])
 
 
 class _Look:
@@ -100,8 +100,9 @@ class _Look:
             records = list(told(look_over(source, part), len(source), f"images of {part}"))
             self.records[part] = records
             names[part] = names_of(source, target) if target else ()
-            found += boxes.of_reader(own, part, records)
-            found += boxes.find(records, names[part], size)
+            of_reader = list(boxes.of_reader(own, part, records))
+            found += of_reader
+            found += boxes.find(records, names[part], size, {finding.file for finding in of_reader})
             found += masks.find(records, names[part])
         everything = [record for records in self.records.values() for record in records]
         found += files.find(everything, size)

@@ -1,7 +1,7 @@
 """Faults of objects: those that a reader drops or clips, copies, and what is too small to be seen."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,19 +33,23 @@ def of_reader(faults: Sequence[Fault], split: str, records: Sequence[Record]) ->
         yield Finding(fault.kind, split, file, fault.message, pictures)
 
 
-def find(records: Sequence[Record], names: Sequence[str], image_size: tuple[int, int]) -> Iterator[Finding]:
+def find(
+    records: Sequence[Record], names: Sequence[str], image_size: tuple[int, int], faulty: Collection[str]
+) -> Iterator[Finding]:
     """Objects that are there twice or too small, and images without any.
 
     Args:
         records: Of a split's images.
         names: Of the classes.
+        faulty: Images with objects that were dropped, which may have lost all.
         image_size: (height, width) of the network's input, to which photos are stretched.
     """
     for record in records:
         if record.boxes is None:
             continue
         if not len(record.boxes):
-            yield Finding("no objects", record.split, record.path, "no annotated object", (Picture(record.path),))
+            if record.path not in faulty:
+                yield Finding("no objects", record.split, record.path, "no annotated object", (Picture(record.path),))
             continue
         kept = np.flatnonzero(record.boxes.kinds != BoxKind.CROWD)
         boxes, labels = record.shares[kept], record.boxes.labels[kept]

@@ -29,7 +29,7 @@ def find(records: Sequence[Record]) -> Iterator[Finding]:
             if len(same) > 1:
                 yield _told(same, "leak", "copy", "the same, byte for byte, as")
                 if len({record.label for record in same}) > 1:
-                    yield _told(same, *["copies of two classes"] * 2, "of another class than its copy")
+                    yield _told(same, "copies of two classes", "copies of two classes", "of another class than")
         if len(by_digest) > 1:
             yield _told([same[0] for same in by_digest.values()], "near leak", "near copy", "nearly the same as")
 

@@ -7,7 +7,7 @@ import numpy as np
 from mnv2vision.data.check.finding import Finding, Picture
 from mnv2vision.data.check.records import Record
 
-_ENLARGED = 4
+_ENLARGED = 8
 """Times that the network's shorter side may have the photo's."""
 _LONG = 4
 """Times that a photo's longer side may have the shorter one."""

@@ -28,7 +28,7 @@ KINDS: dict[str, Kind] = {
     "palette image": Kind("warning", "RGB, if it is a photo: a palette has few colours"),
     "image with alpha": Kind("warning", "no transparency: the colours stored under it are read"),
     "animated image": Kind("warning", "one picture: the first is read, the others are not"),
-    "small image": Kind("warning", "more pixels: it is enlarged more than four times for the network"),
+    "small image": Kind("warning", "more pixels: it is enlarged more than eight times for the network"),
     "long image": Kind("warning", "a part of it: a side is more than four times the other"),
     "blank image": Kind("warning", "a picture of something: it has one colour"),
     # Copies.

@@ -106,7 +106,7 @@ def _picture(picture: Picture) -> str:
 def _drawn(image: NDArray[np.uint8], box: NDArray[np.float64] | None) -> bytes:
     """A JPEG of an image, or of its part around a small box (x1, y1, x2, y2) in shares, which is marked."""
     size = np.array(image.shape[1::-1])
-    left, top, right, bottom = 0, 0, *size.tolist()
+    left, top, right, bottom = 0, 0, image.shape[1], image.shape[0]
     corners = None if box is None else box * np.tile(size, 2)
     if corners is not None and (corners[2:] - corners[:2]).max() * _CLOSE < size.max():
         half = max(_SIDE / 4, float((corners[2:] - corners[:2]).max()) * _CLOSE / 2)

@@ -61,9 +61,9 @@ def check_boxes(
 def _note_each(faults: Mapping[str, NDArray[np.bool_]], shares: NDArray[np.float64], names: Names) -> None:
     for told, found in faults.items():
         for place in np.flatnonzero(found).tolist():
-            name = names[place]
-            box = None if told.startswith("not finite") else tuple(shares[place].tolist())
-            note(Fault(f"box {told.partition(',')[0]}", f"{name}: {told}", name.rpartition(" of ")[2], box))
+            name, box = names[place], tuple(shares[place].tolist())
+            kind, file = f"box {told.partition(',')[0]}", name.rpartition(" of ")[2]
+            note(Fault(kind, f"{name}: {told}", file, box if any(box) else None))  # of one that is not finite, 0
 
 
 def check_pixels(boxes: NDArray[np.float64], sizes: NDArray[np.float64], where: str) -> None:
