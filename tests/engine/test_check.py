@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import subprocess
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable
@@ -248,7 +249,19 @@ def plant(planter: Planter) -> None:
     planter.again(planter.take("box of two classes"), "Raccoon")
 
 
-def test_planted_faults(raccoons: Path, tmp_path: Path) -> None:
+def assert_drawn(browser: str, output: Path, patience: float) -> None:
+    """A real browser shows the page: the colour of errors, and the picture of the blank image."""
+    picture = output / "page.png"
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={output / 'profile'}"]
+    place = [f"--screenshot={picture}", "--window-size=1000,9000", f"file://{output / 'check.html'}"]
+    subprocess.run([browser, *flags, *place], capture_output=True, timeout=patience, check=True)
+    with Image.open(picture) as opened:
+        colors = np.asarray(opened.convert("RGB")).reshape(-1, 3).astype(int)
+    for color, least in (((0xB3, 0x26, 0x1E), 1000), ((90, 140, 60), 150 * 200 * 0.9)):
+        assert (np.abs(colors - color).max(axis=1) <= 3).sum() >= least
+
+
+def test_planted_faults(raccoons: Path, tmp_path: Path, patience: float) -> None:
     planter = Planter(raccoons)
     plant(planter)
     output = tmp_path / "out"
@@ -271,13 +284,16 @@ def test_planted_faults(raccoons: Path, tmp_path: Path) -> None:
         assert found[kind][0]["split"] == ("train, val" if "leak" in kind else "train")
     (alike,), (single,) = found["class names alike"], found["class in one split"]
     assert "'Raccoon' and 'raccoon'" in alike["what"]
-    assert single["what"] == "Raccoon has 1 examples, in val none"
+    assert single["what"] == "Raccoon: 1 in train, none in val"
     # Errors come first.
     levels = [finding["level"] for finding in report["findings"]]
     assert levels == sorted(levels)
     page = page_of(output)
     text = (output / "check.html").read_text(encoding="utf-8")
     assert all(f">{kind}</a>" in text for kind in found)
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is not None:
+        assert_drawn(browser, output, patience)
     # Whatever can be shown is, and what is shown is a picture.
     unseen = {"missing file", "empty file", "not an image", "unreadable image", *about_classes}
     assert len(page.pictures) >= len(found.keys() - unseen)

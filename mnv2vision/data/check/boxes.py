@@ -28,7 +28,10 @@ def of_reader(faults: Sequence[Fault], split: str, records: Sequence[Record]) ->
     by_stem = {_stem(record.path): record for record in readable(records)}
     for fault in faults:
         record = by_stem.get(_stem(fault.file))
-        pictures = () if record is None else (Picture(record.path, fault.box),)
+        pictures: tuple[Picture, ...] = ()
+        if record is not None:
+            turned = record.header is not None and record.header.orientation != 1  # not the box, perhaps
+            pictures = (Picture(record.path, None if turned else fault.box),)
         file = fault.file if record is None else record.path
         yield Finding(fault.kind, split, file, fault.message, pictures)
 

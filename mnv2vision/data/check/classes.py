@@ -42,8 +42,8 @@ def find(names: Names, counts: Mapping[str, NDArray[np.int64]]) -> Iterator[Find
             yield Finding("class without objects", both, "", f"{name} has no examples")
         elif len(having) < len(names):
             other = next(split for split in names if split not in having)
-            count = counts[having[0]][label]
-            yield Finding("class in one split", having[0], "", f"{name} has {count} examples, in {other} none")
+            what = f"{name}: {counts[having[0]][label]} in {having[0]}, none in {other}"
+            yield Finding("class in one split", having[0], "", what)
 
 
 def count(records: Sequence[Record], classes: int) -> NDArray[np.int64]:

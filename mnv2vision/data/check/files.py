@@ -25,7 +25,8 @@ def find(records: Sequence[Record], image_size: tuple[int, int]) -> Iterator[Fin
     for record in records:
         if record.problem and record.kind != "mask":
             shown = (Picture(record.path),) if record.look else ()
-            yield Finding(record.kind, record.split, record.path, record.problem, shown)
+            what = record.problem.removeprefix(f"{record.path}: ")
+            yield Finding(record.kind, record.split, record.path, what, shown)
         for kind, what in _odd(record, min(image_size)):
             yield Finding(kind, record.split, record.path, what, (Picture(record.path),))
 

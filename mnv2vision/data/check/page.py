@@ -2,9 +2,9 @@
 
 import base64
 import io
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -57,13 +57,11 @@ class _Section:
     def right(self) -> str:
         return KINDS[self.kind].right
 
-    @property
+    @cached_property
     def shown(self) -> list[tuple[Finding, list[str]]]:
         """Findings with their pictures, as far as these can be read."""
-        made = [
-            (finding, [data for picture in finding.pictures if (data := _picture(picture))])
-            for finding in [finding for finding in self.findings if finding.pictures][:SHOWN]
-        ]
+        with_pictures = [finding for finding in self.findings if finding.pictures][:SHOWN]
+        made = [(finding, list(filter(None, map(_picture, finding.pictures)))) for finding in with_pictures]
         return [(finding, pictures) for finding, pictures in made if pictures]
 
     @property
@@ -83,7 +81,7 @@ def write_page(
         tables: Figures.
         notes: What the data set's reader said.
     """
-    sections: dict[str, _Section] = defaultdict(lambda: _Section(""))
+    sections: dict[str, _Section] = {}
     for finding in findings:
         sections.setdefault(finding.kind, _Section(finding.kind)).findings.append(finding)
     loader = PackageLoader("mnv2vision.data.check", "")
