@@ -6,17 +6,19 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mnv2vision.common.atomic import write_text
 from mnv2vision.common.progress import told
 from mnv2vision.config.schema import Check
+from mnv2vision.contracts import Target
 from mnv2vision.data.check import boxes, classes, duplicates, files, masks
 from mnv2vision.data.check.finding import KINDS, Finding
 from mnv2vision.data.check.page import Table, write_page
 from mnv2vision.data.check.records import Record, look_over, readable
 from mnv2vision.data.formats import faults
-from mnv2vision.data.sample import SampleSource, names_of
+from mnv2vision.data.sample import names_of
 from mnv2vision.data.sources import Part, create_source, offered
 from mnv2vision.engine.check_figures import class_table, reach_table, resize_table
 from mnv2vision.engine.run_folder import claimed
@@ -52,10 +54,10 @@ def check(config: Check) -> list[Finding]:
     preprocessing = Preprocessing(image_size=as_pair(size), resize=head.resize)
     output = Path(config.output)
     with claimed(output, "output"):
-        look = _Look(config.dataset, None if kind is None else kind.target, preprocessing)
-        _write(output, look, f"{config.dataset['name']}{'' if root is None else f', {root}'}")
-    log.info("%s: %s", output / "check.html", _summary(look.findings))
-    return look.findings
+        report = _look(config.dataset, None if kind is None else kind.target, preprocessing)
+        _write(output, report, ", ".join(str(part) for part in (config.dataset["name"], root) if part is not None))
+    log.info("%s: %s", output / "check.html", _summary(report.findings))
+    return report.findings
 
 
 def _task_of(dataset: str) -> str | None:
@@ -74,63 +76,63 @@ def _summary(findings: Sequence[Finding]) -> str:
     return "; ".join([*parts, ", ".join(f"{kind} {count}" for kind, count in kinds.items())])
 
 
-class _Look:
-    """A look at a data set.
+@dataclass
+class _Report:
+    """What a look at a data set gave.
 
     Attributes:
-        records: Of the images, by split.
+        images: How many, by split.
         findings: The errors first.
+        counts: Examples, by class and split.
         tables: Figures that are no faults.
-        counts: Examples by class and split.
         notes: What the reader said.
     """
 
-    def __init__(self, dataset: Mapping[str, object], target: str | None, preprocessing: Preprocessing) -> None:
-        self.records: dict[str, list[Record]] = {}
-        self.notes: list[str] = []
-        self.counts: dict[str, dict[str, int]] = {}
-        self.tables: list[Table] = []
-        names: dict[str, tuple[str, ...]] = {}
-        found: list[Finding] = []
-        size = preprocessing.image_size
-        for part in PARTS if target else PARTS[:1]:
-            source, own = self._read(dataset, part, target, found)
-            if source is None:
-                continue
-            records = list(told(look_over(source, part), len(source), f"images of {part}"))
-            self.records[part] = records
-            names[part] = names_of(source, target) if target else ()
-            of_reader = list(boxes.of_reader(own, part, records))
-            found += of_reader
-            found += boxes.find(records, names[part], size, {finding.file for finding in of_reader})
-            found += masks.find(records, names[part])
-        everything = [record for records in self.records.values() for record in records]
-        found += files.find(everything, size)
-        found += duplicates.find(everything)
-        if target and names:
-            counts = {part: classes.count(self.records[part], len(names[part])) for part in names}
-            found += classes.find(names, counts)
-            if len(set(names.values())) == 1:
-                known = next(iter(names.values()))
-                self.tables.append(class_table(known, counts))
-                for label, name in enumerate(known):
-                    self.counts[name] = {part: int(own[label]) for part, own in counts.items()}
-        if sizes := [record.size for record in readable(everything)]:
-            self.tables.append(resize_table(sizes, preprocessing))
-        if (table := reach_table(everything, size)) is not None:
-            self.tables.append(table)
-        order = list(KINDS)
-        self.findings = sorted(found, key=lambda finding: (finding.level, order.index(finding.kind)))
+    images: dict[str, int]
+    findings: list[Finding]
+    counts: dict[str, dict[str, int]]
+    tables: list[Table]
+    notes: list[str]
 
-    def _read(
-        self, dataset: Mapping[str, object], part: Part, target: str | None, found: list[Finding]
-    ) -> tuple[SampleSource | None, list[faults.Fault]]:
-        with faults.collected() as collected, _warnings(self.notes):
+
+def _look(dataset: Mapping[str, object], target: Target | None, preprocessing: Preprocessing) -> _Report:
+    size = preprocessing.image_size
+    records: dict[str, list[Record]] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    found: list[Finding] = []
+    notes: list[str] = []
+    for part in PARTS if target else PARTS[:1]:  # photos without labels have one
+        with faults.collected() as collected, _warnings(notes):
             try:
-                return create_source(dataset, part, *([target] if target else [])), collected
+                source = create_source(dataset, part, *([target] if target else []))
             except DataError as error:
+                log.warning("%s is not looked at: %s", part, error)
                 found.append(Finding("refused", part, "", str(error)))
-                return None, collected
+                continue
+        records[part] = own = list(told(look_over(source, part), len(source), f"images of {part}"))
+        of_reader = list(boxes.of_reader(collected, part, own))
+        found += of_reader
+        if target:
+            names[part] = names_of(source, target)
+            found += boxes.find(own, names[part], size, {finding.file for finding in of_reader})
+            found += masks.find(own, names[part])
+    everything = [record for own in records.values() for record in own]
+    found += files.find(everything, size)
+    found += duplicates.find(everything)
+    counts = {part: classes.count(records[part], len(names[part])) for part in names}
+    found += classes.find(names, counts)
+    known = next(iter(names.values()), ())
+    by_class, tables = {}, list[Table]()
+    if known and len(set(names.values())) == 1:
+        by_class = {name: {part: int(counts[part][label]) for part in counts} for label, name in enumerate(known)}
+        tables.append(class_table(known, counts))
+    if sizes := [record.size for record in readable(everything)]:
+        tables.append(resize_table(sizes, preprocessing))
+    if (reach := reach_table(everything, size)) is not None:
+        tables.append(reach)
+    order = list(KINDS)
+    found.sort(key=lambda finding: (finding.level, order.index(finding.kind)))
+    return _Report({part: len(own) for part, own in records.items()}, found, by_class, tables, notes)
 
 
 @contextmanager
@@ -151,17 +153,14 @@ def _warnings(notes: list[str]) -> Iterator[None]:
         readers.removeHandler(keeper)
 
 
-def _write(output: Path, look: _Look, title: str) -> None:
-    images = {part: len(records) for part, records in look.records.items()}
-    report = {
-        "images": images,
-        "findings": [finding.as_dict() for finding in look.findings],
-        "classes": look.counts,
-        "figures": [
-            {"title": table.title, "head": table.head, "rows": table.rows, "words": table.words}
-            for table in look.tables
-        ],
-        "notes": look.notes,
+def _write(output: Path, report: _Report, title: str) -> None:
+    plain = {
+        "images": report.images,
+        "findings": [finding.as_dict() for finding in report.findings],
+        "classes": report.counts,
+        "figures": [asdict(table) for table in report.tables],
+        "notes": report.notes,
     }
-    write_text(output / "check.json", json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-    write_text(output / "check.html", write_page(title, images, look.findings, look.tables, look.notes))
+    write_text(output / "check.json", json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    page = write_page(title, report.images, report.findings, report.tables, report.notes)
+    write_text(output / "check.html", page)

@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,6 +21,8 @@ _LISTED = 40
 _SIDE = 200
 """Of a picture, in pixels."""
 _QUALITY = 75
+_ROOM = 4_000_000
+"""Characters of all pictures."""
 _CLOSE = 4
 """Times that what is marked may be smaller than its picture; else a part of the image is shown."""
 _MARK = (255, 32, 32)
@@ -48,6 +49,7 @@ class Table:
 class _Section:
     kind: str
     findings: list[Finding] = field(default_factory=list)
+    shown: list[tuple[Finding, list[str]]] = field(default_factory=list)
 
     @property
     def level(self) -> str:
@@ -57,16 +59,18 @@ class _Section:
     def right(self) -> str:
         return KINDS[self.kind].right
 
-    @cached_property
-    def shown(self) -> list[tuple[Finding, list[str]]]:
-        """Findings with their pictures, as far as these can be read."""
-        with_pictures = [finding for finding in self.findings if finding.pictures][:SHOWN]
-        made = [(finding, list(filter(None, map(_picture, finding.pictures)))) for finding in with_pictures]
-        return [(finding, pictures) for finding, pictures in made if pictures]
-
     @property
     def listed(self) -> list[Finding]:
         return self.findings[:_LISTED]
+
+    def draw(self, room: int) -> int:
+        """Add pictures, as far as they can be read and there is room for; returns the room that is left."""
+        for finding in [finding for finding in self.findings if finding.pictures][:SHOWN]:
+            pictures = list(filter(None, map(_picture, finding.pictures)))
+            if pictures and (size := sum(map(len, pictures))) <= room:
+                self.shown.append((finding, pictures))
+                room -= size
+        return room
 
 
 def write_page(
@@ -84,6 +88,9 @@ def write_page(
     sections: dict[str, _Section] = {}
     for finding in findings:
         sections.setdefault(finding.kind, _Section(finding.kind)).findings.append(finding)
+    room = _ROOM
+    for section in sections.values():
+        room = section.draw(room)
     loader = PackageLoader("mnv2vision.data.check", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.get_template("page.html").render(
@@ -106,8 +113,9 @@ def _drawn(image: NDArray[np.uint8], box: NDArray[np.float64] | None) -> bytes:
     size = np.array(image.shape[1::-1])
     left, top, right, bottom = 0, 0, image.shape[1], image.shape[0]
     corners = None if box is None else box * np.tile(size, 2)
-    if corners is not None and (corners[2:] - corners[:2]).max() * _CLOSE < size.max():
-        half = max(_SIDE / 4, float((corners[2:] - corners[:2]).max()) * _CLOSE / 2)
+    extent = 0 if corners is None else float(np.abs(corners[2:] - corners[:2]).max())
+    if box is not None and corners is not None and extent * _CLOSE < size.max() and 0 <= box.min() <= box.max() <= 1:
+        half = max(_SIDE / 4, extent * _CLOSE / 2)
         centre = np.clip((corners[:2] + corners[2:]) / 2, 0, size)
         left, top = np.clip(centre - half, 0, size - 1).astype(int).tolist()
         right, bottom = np.clip(centre + half, (left + 1, top + 1), size).astype(int).tolist()
