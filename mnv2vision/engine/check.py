@@ -55,7 +55,7 @@ def check(config: Check) -> list[Finding]:
     output = Path(config.output)
     with claimed(output, "output"):
         report = _look(config.dataset, None if kind is None else kind.target, preprocessing)
-        _write(output, report, ", ".join(str(part) for part in (config.dataset["name"], root) if part is not None))
+        _write(output, report, str(config.dataset["name"]), None if root is None else str(root))
     log.info("%s: %s", output / "check.html", _summary(report.findings))
     return report.findings
 
@@ -153,7 +153,7 @@ def _warnings(notes: list[str]) -> Iterator[None]:
         readers.removeHandler(keeper)
 
 
-def _write(output: Path, report: _Report, title: str) -> None:
+def _write(output: Path, report: _Report, dataset: str, root: str | None) -> None:
     plain = {
         "images": report.images,
         "findings": [finding.as_dict() for finding in report.findings],
@@ -162,5 +162,6 @@ def _write(output: Path, report: _Report, title: str) -> None:
         "notes": report.notes,
     }
     write_text(output / "check.json", json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-    page = write_page(title, report.images, report.findings, report.tables, report.notes)
+    title, above = (dataset, "") if root is None else (f"{dataset}, {root}", os.path.join(root, ""))
+    page = write_page(title, report.images, report.findings, report.tables, report.notes, root=above)
     write_text(output / "check.html", page)

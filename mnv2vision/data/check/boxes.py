@@ -64,9 +64,8 @@ def find(
         sides = (boxes[:, 2:] - boxes[:, :2]) * image_size[::-1]
         for place in np.flatnonzero(sides.min(axis=1) < _TINY).tolist():
             width, height = sides[place]
-            what = (
-                f"object {kept[place] + 1}, {names[labels[place]]}: {width:.1f} x {height:.1f} pixels of the network's"
-            )
+            pixels = f"{width:.1f} x {height:.1f} pixels of the network's input"
+            what = f"object {kept[place] + 1}, {names[labels[place]]}: {pixels}"
             yield _finding("tiny box", record, what, boxes[place])
 
 

@@ -74,7 +74,13 @@ class _Section:
 
 
 def write_page(
-    title: str, images: Mapping[str, int], findings: Sequence[Finding], tables: Sequence[Table], notes: Sequence[str]
+    title: str,
+    images: Mapping[str, int],
+    findings: Sequence[Finding],
+    tables: Sequence[Table],
+    notes: Sequence[str],
+    *,
+    root: str = "",
 ) -> str:
     """The page, in HTML without anything outside of it.
 
@@ -84,6 +90,7 @@ def write_page(
         findings: The errors first.
         tables: Figures.
         notes: What the data set's reader said.
+        root: What names of files begin with, which is left out.
     """
     sections: dict[str, _Section] = {}
     for finding in findings:
@@ -94,7 +101,7 @@ def write_page(
     loader = PackageLoader("mnv2vision.data.check", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.get_template("page.html").render(
-        title=title, images=images, sections=list(sections.values()), tables=tables, notes=notes
+        title=title, images=images, sections=list(sections.values()), tables=tables, notes=notes, root=root
     )
 
 
