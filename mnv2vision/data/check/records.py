@@ -12,6 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from mnv2vision.common.threads import usable_cores
 from mnv2vision.data.decoding import decode_image, peek_orientation
@@ -22,6 +25,7 @@ from mnv2vision.errors import DataError
 _AT_ONCE = 256
 """Images under way: what bounds the memory."""
 _PNG = b"\x89PNG\r\n\x1a\n"
+_ANIMATED = (GifImageFile, PngImageFile, WebPImageFile)
 _PNG_DEPTH = 24
 """Place of the bits per channel in a PNG (W3C's specification, 11.2.1)."""
 
@@ -157,7 +161,9 @@ def _read_header(path: str) -> tuple[bytes, Header | None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes and damaged tags
             with Image.open(io.BytesIO(data)) as picture:
-                mode, frames = picture.mode, int(getattr(picture, "n_frames", 1))
+                # Not of phones' JPEGs, which hold a small copy or the depth besides (MPO).
+                frames = picture.n_frames if isinstance(picture, _ANIMATED) else 1
+                mode = picture.mode
     except Exception:  # Pillow's readers raise errors of all kinds; said when the image is read
         return digest, None
     deep = data[_PNG_DEPTH] == 16 if data.startswith(_PNG) else mode.startswith("I;16")
