@@ -190,7 +190,11 @@ class Planter:
 
 def plant(planter: Planter) -> None:
     # Files.
-    planter.photo(planter.take("missing file")).unlink()
+    name = planter.take("missing file")
+    planter.photo(name).unlink()
+    root = planter.tree(name)
+    root.remove(root.find("size"))  # which is then the photo's
+    planter.write(name, root)
     planter.photo(planter.take("empty file")).write_bytes(b"")
     planter.photo(planter.take("not an image")).write_text("<html><body>404 Not Found</body></html>")
     cut = planter.photo(planter.take("unreadable image"))

@@ -1,6 +1,7 @@
 """Faults of objects: those that a reader drops or clips, copies, and what is too small to be seen."""
 
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
@@ -25,9 +26,11 @@ def of_reader(faults: Sequence[Fault], split: str, records: Sequence[Record]) ->
         split: That was read.
         records: Of the split's images.
     """
-    by_stem = {_stem(record.path): record for record in readable(records)}
+    by_stem: dict[str, list[Record]] = defaultdict(list)
+    for seen in readable(records):
+        by_stem[_stem(seen.path)].append(seen)
     for fault in faults:
-        record = by_stem.get(_stem(fault.file))
+        record = _image_of(fault.file, by_stem.get(_stem(fault.file), []))
         pictures: tuple[Picture, ...] = ()
         if record is not None:
             turned = record.header is not None and record.header.orientation != 1  # not the box, perhaps
@@ -81,6 +84,13 @@ def _copies(boxes: NDArray[np.float64]) -> list[tuple[int, int]]:
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     pairs = np.argwhere(np.triu(common >= _SAME * (areas[:, None] + areas[None] - common), 1))
     return [(int(one), int(other)) for one, other in pairs]
+
+
+def _image_of(file: str, named_alike: Sequence[Record]) -> Record | None:
+    """The image that a file belongs to, by folder where several have its name; None if that does not tell."""
+    end = os.path.splitext(file)[0]
+    fitting = [record for record in named_alike if os.path.splitext(record.path)[0].endswith(end)] or named_alike
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _stem(path: str) -> str:

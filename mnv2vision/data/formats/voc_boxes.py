@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import peek_orientation
 from mnv2vision.data.formats.boxes import Names, check_boxes, check_pixels, counted
-from mnv2vision.data.formats.faults import refuse
+from mnv2vision.data.formats.faults import are_wanted, refuse
 from mnv2vision.data.formats.index_cache import Arrays
 from mnv2vision.data.formats.names import texts
 from mnv2vision.data.formats.orientation import Orientation
@@ -210,6 +210,8 @@ def _size_of(path: str, orientation: Orientation) -> tuple[float, float]:
         with Image.open(path) as image:
             width, height = image.size
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if are_wanted():  # said when it is read
+            return np.inf, np.inf
         raise DataError(f"{path}: cannot be read ({error})") from error
     turned = orientation == "upright" and peek_orientation(path) >= 5
     return (width, height) if turned else (height, width)
