@@ -127,7 +127,7 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeyp
     for given in (arguments, None):
         assert main(given) == (0 if asked else 2)
         out, err = capsys.readouterr()
-        wanted = "usage: mnv2vision train|tune|eval|predict|convert|average|export|benchmark|reproduce"
+        wanted = "usage: mnv2vision train|tune|eval|predict|convert|average|export|check|benchmark|reproduce"
         if arguments == ["fly"]:
             wanted = f"error: unknown command 'fly'; valid: {', '.join(COMMANDS)}\n"
         assert (out if asked else err).startswith(wanted)
@@ -156,6 +156,7 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeyp
             "average",
             ["models:", "greedy: false", "batch_norm: average", "dataset=coco|folder|imagenet|shapes|voc|yolo"],
         ),
+        ("check", ["dataset=coco|folder|imagenet|shapes|voc|yolo", "output: check", "image_size: null", "status"]),
         ("benchmark", ["task:", "threads", "data:"]),
         ("reproduce", ["table:", "latency:", "evaluate:"]),
     ],

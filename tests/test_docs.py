@@ -42,7 +42,7 @@ NEEDS = {
     "needs-gpu": "GPUs or several nodes",
     "needs-time": "minutes, or packages to compare with",
 }
-CONFIGURED = ("train", "eval", "predict", "convert", "average", "export", "benchmark")
+CONFIGURED = ("train", "eval", "predict", "convert", "average", "export", "check", "benchmark")
 # Appended to the commands of a page, of which the last value of a key counts.
 _FEW = ["trainer.limit_val_batches=1", "loader.batch_size=4", "loader.workers=0"]
 SMALL = {

@@ -22,21 +22,21 @@ def require(config: object, **wanted: str) -> None:
             raise ConfigError(f"{key}=<{what}> is required; see --help")
 
 
-def run_command(function: Callable[[], None]) -> int:
+def run_command(function: Callable[[], int | None]) -> int:
     """Run a command to its end or to one line.
 
     Args:
-        function: The command.
+        function: The command; what it returns is the status.
 
     Returns:
-        Exit status: 0; 2 after one line about the configuration, the files, the data or the machine; 128 and the
-        signal's number (130 for Ctrl-C, 143 for SIGTERM) after one that ended it, or where nobody reads what is printed
-        any more (141, `| head`).
+        Exit status: the command's own, or 0; 2 after one line about the configuration, the files, the data or the
+        machine; 128 and the signal's number (130 for Ctrl-C, 143 for SIGTERM) after one that ended it, or where nobody
+        reads what is printed any more (141, `| head`).
     """
     processes.watch_parent()
     with signals_end():
         try:
-            function()
+            status = function()
             sys.stdout.flush()
         except Mnv2visionError as error:
             return _failed(str(error), error)
@@ -57,7 +57,7 @@ def run_command(function: Callable[[], None]) -> int:
             if line is None:
                 raise
             return _failed(line, error)
-    return 0
+    return status or 0
 
 
 def _unread() -> int:

@@ -39,14 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(lambda: _run(command, rest))
 
 
-def _run(command: str, arguments: Sequence[str]) -> None:
+def _run(command: str, arguments: Sequence[str]) -> int | None:
     others = [item for item in arguments if item not in ("--help", "-h")]
     if len(others) < len(arguments):
         from mnv2vision.config.help import command_help
 
         print(command_help(command, others, _program(command)))
-        return
-    import_module(f"mnv2vision.cli.{command}").run(arguments)  # each has a module beside this one
+        return None
+    status: int | None = import_module(f"mnv2vision.cli.{command}").run(arguments)  # each has a module beside this one
+    return status
 
 
 def _program(command: str) -> str:

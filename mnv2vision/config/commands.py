@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mnv2vision.config.backbones import BACKBONES
 from mnv2vision.config.datasets import DATASETS
 from mnv2vision.config.options import Option, options
-from mnv2vision.config.schema import Average, Benchmark, Convert, Eval, Export, Predict, Reproduce, Train, Tune
+from mnv2vision.config.schema import Average, Benchmark, Check, Convert, Eval, Export, Predict, Reproduce, Train, Tune
 from mnv2vision.config.tasks import TASKS
 
 
@@ -71,6 +71,15 @@ COMMANDS = {
         ),
         ("dataset",),
         open_groups=("dataset",),
+    ),
+    "check": Command(
+        Check,
+        (
+            "dataset=voc dataset.root=/data/VOCdevkit",
+            "dataset=coco dataset.root=/data/coco task=segmentation output=check/",
+        ),
+        ("dataset",),
+        note="Exit status 0: nothing was found; 1: something was; 2: an error.",
     ),
     "benchmark": Command(
         Benchmark,

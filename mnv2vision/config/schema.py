@@ -128,6 +128,23 @@ class Tune:
 
 
 @dataclass(frozen=True)
+class _CheckModel:
+    image_size: Size = option(None, "side, or [height,width], of the network's input; null: the task's")
+
+
+@dataclass(frozen=True)
+class Check:
+    """Look a data set over before training: faults of files, copies, classes, annotations, on a page with pictures."""
+
+    task: Name | None = option(
+        None, "classification | detection | segmentation; null: that of the data set's first kind of annotations"
+    )
+    model: _CheckModel = section(_CheckModel)
+    output: UserText = option("check", "folder for check.html and check.json")
+    dataset: Mapping[str, object] = passed_on()
+
+
+@dataclass(frozen=True)
 class _EvalModel:
     image_size: Size = option(None, "another input size than the model's own")
     output_stride: Stride | None = option(None, "segmentation: 32, 16 or 8")

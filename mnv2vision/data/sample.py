@@ -121,7 +121,7 @@ class SampleSource(Protocol):
 
     Optional attributes: `mask_names`, the classes of the mask if there are other targets too (`names_of`); `protocol`,
     the evaluation of boxes, "coco" (the default) or "voc"; `category_ids`, the data set's own class ids, for result
-    files.
+    files; a method `path`, the file of the image at an index.
 
     Attributes:
         names: Class names by label; by mask value if the mask is the only target.

@@ -1,10 +1,12 @@
 """Invalid boxes: dropped or clipped, counted, and named in the log."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2vision.data.formats.faults import Fault, are_wanted, note
 from mnv2vision.errors import DataError
 
 _NAMED = 5
@@ -13,7 +15,7 @@ _SLOP = 1.0  # pixels outside the image that are put down to rounding
 
 
 class Names(Protocol):
-    """Names by index, for messages: a list, or made on demand."""
+    """Names by index, for messages: a list, or made on demand; each is "… of <file>", of the image or annotation."""
 
     def __getitem__(self, index: int, /) -> str:
         """The name at an index."""
@@ -43,14 +45,25 @@ def check_boxes(
     clipped = np.clip(boxes, 0, limits).astype(np.float32)  # where a sliver may lose its area
     inside = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
     beyond = (np.abs(clipped - boxes) > _SLOP).any(axis=1) & inside
-    problems = [
-        counted("not finite, dropped", ~finite, names),
-        counted("without area, dropped", finite & ~ordered, names),
-        counted("outside the image, dropped", finite & ordered & ~inside, names),
-        counted("reaching beyond the image, clipped", ordered & beyond, names),
-    ]
+    faults = {
+        "not finite, dropped": ~finite,
+        "without area, dropped": finite & ~ordered,
+        "outside the image, dropped": finite & ordered & ~inside,
+        "reaching beyond the image, clipped": ordered & beyond,
+    }
+    if are_wanted():
+        _note_each(faults, boxes / limits, names)
+    problems = [counted(kind, found, names) for kind, found in faults.items()]
     report = "; ".join(filter(None, problems))
     return clipped, finite & ordered & inside, report and f"of {len(boxes)} boxes, {report}"
+
+
+def _note_each(faults: Mapping[str, NDArray[np.bool_]], shares: NDArray[np.float64], names: Names) -> None:
+    for told, found in faults.items():
+        for place in np.flatnonzero(found).tolist():
+            name, box = names[place], tuple(shares[place].tolist())
+            kind, file = f"box {told.partition(',')[0]}", name.rpartition(" of ")[2]
+            note(Fault(kind, f"{name}: {told}", file, box if any(box) else None))  # of one that is not finite, 0
 
 
 def check_pixels(boxes: NDArray[np.float64], sizes: NDArray[np.float64], where: str) -> None:

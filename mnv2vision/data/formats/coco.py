@@ -114,7 +114,7 @@ class Coco:
             self._check_objects(where)
             self._check_first_name(where)
         self._orientation = orientation
-        tell_of_turned(self._path, len(self), where, orientation)
+        tell_of_turned(self.path, len(self), where, orientation)
         if "mask" in self.targets:
             check_outlines(self.index, self.objects, self.names, _ObjectNames(self), where)
         self.names = VOC_NAMES if voc else self.names
@@ -136,7 +136,7 @@ class Coco:
 
     def _check_first_name(self, where: str) -> None:
         name = texts(self.index, "files")[0]
-        found = self._path(0)
+        found = self.path(0)
         if found != os.path.join(self.image_folder, name) and os.path.exists(found):
             log.warning("%s: reading the file name %r as %s, and others likewise", where, name, found)
 
@@ -145,7 +145,7 @@ class Coco:
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        path = self._path(index)
+        path = self.path(index)
         image, turned = read_photo(path, self.index["sizes"][index], str(self.annotation_file), self._orientation)
         own = self.objects[self._starts[index] : self._starts[index + 1]]
         boxes = Boxes.of(
@@ -167,7 +167,7 @@ class Coco:
         own: int | str = json.loads(texts(self.index, "ids")[index])
         return own
 
-    def _path(self, index: int) -> str:
+    def path(self, index: int) -> str:
         """An image's path: its name as it is or with Windows separators, in the image folder or another one."""
         name = texts(self.index, "files")[index]
         names = dict.fromkeys([name, name.replace("\\", "/")])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mnv2vision.data.formats.boxes import Names, check_boxes, check_pixels, counted
 from mnv2vision.data.formats.coco_json import Id, id_of, shown, value_of
 from mnv2vision.data.formats.coco_outlines import NONE, Outlines
+from mnv2vision.data.formats.faults import refuse
 from mnv2vision.data.formats.names import FileNames, leads_out
 from mnv2vision.errors import DataError
 
@@ -99,10 +100,14 @@ class Objects:
         name = f"annotation {number if isinstance(number, str | int) else shown(number)}"
         place = images.place.get(id_of(item, "image_id", where))
         if place is None:
-            raise DataError(f"{where}: {name} belongs to image {shown(item['image_id'])}, which does not exist")
+            error = DataError(f"{where}: {name} belongs to image {shown(item['image_id'])}, which does not exist")
+            refuse("annotation of no image", error, where)
+            return
         category = self._place_of_category.get(id_of(item, "category_id", where))
         if category is None:
-            raise DataError(f"{where}: {name} has category {shown(item['category_id'])}, which does not exist")
+            error = DataError(f"{where}: {name} has category {shown(item['category_id'])}, which does not exist")
+            refuse("unknown class", error, images.files[place])
+            return
         crowd = item.get("iscrowd")
         if not isinstance(crowd, int | float | str | None) or crowd not in _CROWD:
             raise DataError(f"{where}: {name} has iscrowd {shown(crowd)}; valid: 0, 1")

@@ -41,6 +41,9 @@ class Folder:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Sample:
-        name = self._files[range(len(self))[index]]
-        path = os.path.join(self._root, name)
-        return Sample(decode_image(path), image_id=name, path=path)
+        path = self.path(range(len(self))[index])
+        return Sample(decode_image(path), image_id=os.path.relpath(path, self._root), path=path)
+
+    def path(self, index: int) -> str:
+        """The path of an image."""
+        return os.path.join(self._root, self._files[index])

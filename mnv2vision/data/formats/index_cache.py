@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mnv2vision.common.atomic import write_text
 from mnv2vision.common.cache import home
 from mnv2vision.common.logs import warn_once
+from mnv2vision.data.formats.faults import are_wanted
 from mnv2vision.errors import DataError
 
 Build = Callable[[], Mapping[str, NDArray[Any]]]
@@ -61,7 +62,8 @@ def cached_arrays(key: str, sources: Sequence[Path | str], build: Build, *, fold
     """The arrays that `build` makes from files; from the cache if these are unchanged.
 
     Files are compared by size and time; by hash if times are too recent, or missing (a mounted bucket). Concurrent
-    processes wait for the one that builds. Without a writable cache folder, the arrays are built every time.
+    processes wait for the one that builds. Without a writable cache folder, or where faults are collected, the arrays
+    are built every time.
 
     Args:
         key: Kind and version of the arrays' layout, and anything else that `build` depends on.
@@ -72,6 +74,8 @@ def cached_arrays(key: str, sources: Sequence[Path | str], build: Build, *, fold
     Raises:
         DataError: If a file cannot be read.
     """
+    if are_wanted():  # which an index does not hold
+        return Arrays(build())
     cache = home() / "index"
     files = _Sources(sources, folder)
     names = [os.path.realpath(path) for path in (sources if folder is None else [folder])]

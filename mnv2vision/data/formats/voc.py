@@ -137,12 +137,16 @@ class Voc:
                 orientation=orientation,
             )
             self.names = self._boxes.names
-            if without := int((~self._boxes.annotated).sum()):
+            if self._masks is not None and (without := int((~self._boxes.annotated).sum())):
                 log.warning("%s: %d of %d images have no XML file: masks, but no boxes", where, without, len(self))
         tell_of_turned(self._paths.__getitem__, len(self), where, orientation)
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    def path(self, index: int) -> str:
+        """The path of an image."""
+        return self._paths[index]
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import peek_orientation
 from mnv2vision.data.formats.boxes import Names, check_boxes, check_pixels, counted
+from mnv2vision.data.formats.faults import are_wanted, refuse
 from mnv2vision.data.formats.index_cache import Arrays
 from mnv2vision.data.formats.names import texts
 from mnv2vision.data.formats.orientation import Orientation
@@ -194,10 +195,12 @@ def places(folder: Path, ids: Sequence[str], *, required: bool) -> tuple[Arrays,
     place_of = {name: place for place, name in enumerate(texts(arrays, "ids"))}
     errors = texts(arrays, "errors")
     for image_id in ids:
+        file = f"{folder / image_id}.xml"
         if required and image_id not in place_of:
-            raise DataError(f"{folder / image_id}.xml: no such annotation")
+            refuse("annotation missing", DataError(f"{file}: no such annotation"), file)
         if image_id in place_of and (error := errors[place_of[image_id]]):
-            raise DataError(f"{folder / image_id}.xml: {error}")
+            refuse("annotation unreadable", DataError(f"{file}: {error}"), file)
+            del place_of[image_id]
     return arrays, np.array([place_of.get(image_id, -1) for image_id in ids], np.int64)
 
 
@@ -207,6 +210,8 @@ def _size_of(path: str, orientation: Orientation) -> tuple[float, float]:
         with Image.open(path) as image:
             width, height = image.size
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if are_wanted():  # said when it is read
+            return np.inf, np.inf
         raise DataError(f"{path}: cannot be read ({error})") from error
     turned = orientation == "upright" and peek_orientation(path) >= 5
     return (width, height) if turned else (height, width)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import IMAGE_EXTENSIONS
+from mnv2vision.data.formats.faults import are_wanted
 from mnv2vision.data.formats.names import leads_out
 from mnv2vision.errors import DataError
 
@@ -60,6 +61,8 @@ def photo_path(files: Files, image_id: str) -> str:
         DataError: If it does not exist.
     """
     path = files.find(image_id)
+    if path is None and are_wanted():  # missed when it is read
+        return os.path.join(files.folder, f"{image_id}{IMAGE_EXTENSIONS[0]}")
     if path is None:
         raise DataError(f"{files.folder / image_id}: no such image ({' '.join(IMAGE_EXTENSIONS)})")
     return path

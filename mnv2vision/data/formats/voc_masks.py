@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2vision.data.decoding import IMAGE_EXTENSIONS
+from mnv2vision.data.formats.faults import are_wanted
 from mnv2vision.data.formats.mask_names import MASK_NAMES, check_occurrence, find_names
 from mnv2vision.data.formats.masks import Colors, check_colors, check_labels, read_mask
 from mnv2vision.data.formats.sbd import read_sbd
@@ -115,7 +116,9 @@ def _mask_path(folder: Path, image_id: str) -> Path:
         path = folder / name / f"{image_id}.png"
         if path.is_file():
             return path
-    raise DataError(f"{folder / _FOLDERS[1] / image_id}.png: no such mask")
+    if are_wanted():  # missed when it is read
+        return path
+    raise DataError(f"{path}: no such mask")
 
 
 def _read_sbd(path: Path, size: tuple[int, int], num_classes: int) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from mnv2vision.data.formats.boxes import Names, check_boxes, counted
 from mnv2vision.data.formats.classes import select_classes, tell_of_absent
 from mnv2vision.data.formats.coco_masks import check_outlines, paint_mask
 from mnv2vision.data.formats.coco_outlines import NONE, POLYGONS, Outlines
+from mnv2vision.data.formats.faults import Fault, are_wanted, note
 from mnv2vision.data.formats.index_cache import Arrays
 from mnv2vision.data.formats.names import FileNames, texts
 from mnv2vision.data.formats.orientation import (
@@ -104,11 +105,14 @@ class Yolo:
         index = self._index
         ids, boxes = index["classes"], index["boxes"]
         named = _Named(index, np.arange(len(ids)))
-        if unknown := counted("objects have a class that", ids >= len(names), named):
-            raise DataError(f"{where}: {unknown} is none of the ids 0 to {len(names) - 1} ({few(names)})")
+        none = f"is none of the ids 0 to {len(names) - 1} ({few(names)})"
+        for place in np.flatnonzero(ids >= len(names)).tolist() if are_wanted() else ():
+            note(Fault("unknown class", f"{named[place]}: {ids[place]} {none}", named[place].rpartition(" of ")[2]))
+        if not are_wanted() and (unknown := counted("objects have a class that", ids >= len(names), named)):
+            raise DataError(f"{where}: {unknown} {none}")
         label_of = np.full(len(names), -1, np.int64)
         label_of[list(chosen)] = np.arange(len(chosen))
-        self._labels = label_of[ids]
+        self._labels = np.where(ids < len(names), label_of[np.minimum(ids, len(names) - 1)], -1)
         kept = np.flatnonzero(self._labels >= 0)
         spanning = (boxes[kept, 2:] - boxes[kept, :2] >= _THINNEST).all(axis=1) | ~np.isfinite(boxes[kept]).all(axis=1)
         scaled = np.where(spanning[:, None], boxes[kept], 0) * _NOMINAL
@@ -145,6 +149,10 @@ class Yolo:
     def image_id(self, index: int) -> str:
         """The id of an image: its path below the folder of data.yaml."""
         return os.path.relpath(self._files[index], self._root)
+
+    def path(self, index: int) -> str:
+        """The path of an image."""
+        return self._files[index]
 
     def _objects_of(self, index: int, size: tuple[int, int]) -> tuple[Boxes, Arrays]:
         """The objects of an image with stored (height, width), in pixels, and their outlines as `paint_mask` reads."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2vision.common.text import few
+from mnv2vision.data.formats.faults import Fault, note, refuse
 from mnv2vision.data.formats.index_cache import Arrays, cached_arrays
 from mnv2vision.data.formats.names import FileNames
 from mnv2vision.data.formats.voc_lists import read_text
@@ -56,8 +57,13 @@ def _read(files: Sequence[str], folder: Path) -> dict[str, NDArray[Any]]:
         for number, line in enumerate(_text(file).splitlines(), 1):
             if not (words := line.split()):
                 continue
-            values = _numbers(words, f"{file}: line {number}")
+            try:
+                values = _numbers(words, f"{file}: line {number}")
+            except DataError as error:
+                refuse("annotation unreadable", error, name)
+                continue
             if tuple(values) in seen:
+                note(Fault("box copied", f"line {number} of {name} repeats another one, dropped", name))
                 repeated.append(f"line {number} of {name}")
                 continue
             seen.add(tuple(values))
