@@ -37,8 +37,12 @@ def fingerprint(image: NDArray[np.uint8]) -> Fingerprint:
 
 def group_alike(fingerprints: Sequence[Fingerprint]) -> list[list[int]]:
     """The indices of all images, near-duplicates together, also by way of others; in order of the first of each."""
-    bits = np.array([item.bits for item in fingerprints], np.uint8).reshape(-1, 8)
-    thumbnails = np.array([item.thumbnail for item in fingerprints], np.int16).reshape(-1, 192)
+    if not fingerprints:
+        return []
+    # Each once: thousands of equal ones, such as blank images, would be compared with one another.
+    rows = np.array([np.concatenate(item) for item in fingerprints], np.uint8)
+    distinct, places = np.unique(rows, axis=0, return_inverse=True)
+    bits, thumbnails = np.ascontiguousarray(distinct[:, :8]), distinct[:, 8:].astype(np.int16)
     parts = bits.view(np.uint16)
     groups = np.arange(len(bits))
     for part in range(parts.shape[1]):
@@ -60,5 +64,6 @@ def group_alike(fingerprints: Sequence[Fingerprint]) -> list[list[int]]:
             if len(pairs):
                 links = coo_array((np.ones(len(pairs)), groups[pairs.T]), (len(bits), len(bits)))
                 groups = connected_components(links, directed=False)[1][groups]
+    groups = groups[places.ravel()]
     order = np.argsort(groups, kind="stable")
-    return sorted(item.tolist() for item in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(item))
+    return sorted(item.tolist() for item in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1))

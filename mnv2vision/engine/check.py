@@ -101,7 +101,8 @@ def _look(dataset: Mapping[str, object], target: Target | None, preprocessing: P
     names: dict[str, tuple[str, ...]] = {}
     found: list[Finding] = []
     notes: list[str] = []
-    for part in PARTS if target else PARTS[:1]:  # photos without labels have one
+    # Photos without labels have one part; what `split` will divide, with near-duplicates on one side, is whole.
+    for part in PARTS[:1] if not target or dataset.get("split") is not None else PARTS:
         with faults.collected() as collected, _warnings(notes):
             try:
                 source = create_source(dataset, part, *([target] if target else []))

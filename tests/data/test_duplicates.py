@@ -51,3 +51,8 @@ def test_as_by_comparing_all() -> None:
     assert group_alike(found) == sorted(np.flatnonzero(labels == label).tolist() for label in range(count))
     assert 60 < count < 300
     assert group_alike([]) == []
+
+
+def test_thousands_of_equal_images_are_one_group() -> None:
+    blank = fingerprint(np.zeros((8, 8, 3), np.uint8))
+    assert group_alike([blank] * 20_000) == [list(range(20_000))]

@@ -8,7 +8,7 @@ import numpy as np
 from mnv2vision.common.text import few
 from mnv2vision.data.check.finding import Finding, Picture
 from mnv2vision.data.check.records import Record, readable
-from mnv2vision.data.near_duplicates import group
+from mnv2vision.data.duplicates import group_alike
 
 _SHOWN = 3
 
@@ -21,7 +21,7 @@ def find(records: Sequence[Record]) -> Iterator[Finding]:
     """
     seen = readable(records)
     looks = [record.look for record in seen if record.look is not None]
-    for indices in group(looks):
+    for indices in group_alike(looks):
         by_digest: dict[bytes, list[Record]] = defaultdict(list)
         for index in indices:
             by_digest[seen[index].digest].append(seen[index])

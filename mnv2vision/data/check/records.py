@@ -18,7 +18,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from mnv2vision.common.threads import usable_cores
 from mnv2vision.data.decoding import decode_image, peek_orientation
-from mnv2vision.data.near_duplicates import Look, look_at
+from mnv2vision.data.duplicates import Fingerprint, fingerprint
 from mnv2vision.data.sample import IGNORE_INDEX, Boxes, SampleSource
 from mnv2vision.errors import DataError
 
@@ -70,7 +70,7 @@ class Record:
     problem: str = ""
     kind: str = ""
     size: tuple[int, int] = (0, 0)
-    look: Look | None = None
+    look: Fingerprint | None = None
     label: int | None = None
     boxes: Boxes | None = None
     values: frozenset[int] | None = None
@@ -120,7 +120,7 @@ def _record(source: SampleSource, split: str, index: int) -> Record:
 
 
 def _see(record: Record, image: NDArray[np.uint8]) -> None:
-    record.size, record.look = (image.shape[0], image.shape[1]), look_at(image)
+    record.size, record.look = (image.shape[0], image.shape[1]), fingerprint(image)
 
 
 def _find_out(record: Record) -> None:

@@ -5,11 +5,11 @@ import pytest
 
 from mnv2vision.data.check.boxes import find, of_reader
 from mnv2vision.data.check.records import Header, Record
+from mnv2vision.data.duplicates import Fingerprint
 from mnv2vision.data.formats.faults import Fault
-from mnv2vision.data.near_duplicates import Look
 from mnv2vision.data.sample import Boxes
 
-LOOK = Look(0, np.zeros((8, 8, 3), np.uint8))
+LOOK = Fingerprint(np.zeros(8, np.uint8), np.zeros(192, np.uint8))
 
 
 def record(path: str = "a.jpg", boxes: Boxes | None = None, orientation: int = 1) -> Record:
