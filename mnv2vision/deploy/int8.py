@@ -31,11 +31,11 @@ def sample(graph: ExportGraph, images: Sequence[NDArray[np.uint8]]) -> list[Tens
     return [batch if graph.layout == "NHWC" else batch.permute(0, 3, 1, 2) for batch in batches]
 
 
-def quantised_weight(weight: Tensor) -> Tensor:
-    """Weights (output channels first) as int8 holds them, in float."""
-    scale = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+def quantised_weight(weight: Tensor, most: int = 127) -> Tensor:
+    """Weights (output channels first) as whole numbers up to `most` hold them, in float."""
+    scale = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / most
     zero = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -most, most)
 
 
 def quantised(x: Tensor, low: float, high: float) -> Tensor:
@@ -61,7 +61,7 @@ def watching(layers: Mapping[str, nn.Module], change: Callable[[str, Tensor, Ten
 
 @torch.no_grad()
 def correct_biases(
-    graph: ExportGraph, images: Sequence[NDArray[np.uint8]], keep_float: Collection[str] = ()
+    graph: ExportGraph, images: Sequence[NDArray[np.uint8]], keep_float: Collection[str] = (), most: int = 127
 ) -> ExportGraph:
     """A copy whose biases put right what rounded weights do to the means of layers' outputs (arXiv 1906.04721, 4.2).
 
@@ -72,6 +72,7 @@ def correct_biases(
         graph: Stays as it is.
         images: Prepared, (H, W, 3); some of them are looked at.
         keep_float: Paths of modules that stay in float, with all inside them.
+        most: The largest whole number of a weight.
     """
     graph = copy.deepcopy(graph)
     kept = tuple(f"{path}." for path in keep_float)
@@ -84,7 +85,7 @@ def correct_biases(
 
     def note(name: str, x: Tensor, y: Tensor) -> None:
         layer = layers[name]
-        error = quantised_weight(layer.weight) - layer.weight
+        error = quantised_weight(layer.weight, most) - layer.weight
         mean = x.mean((0, 2, 3))[None, :, None, None] if x.ndim == 4 else x.mean(0, keepdim=True)
         if isinstance(layer, nn.Conv2d):
             moved = nn.functional.conv2d(mean, error.sum((2, 3), keepdim=True), groups=layer.groups)

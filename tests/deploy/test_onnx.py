@@ -39,10 +39,12 @@ def _convert_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both formats are made of the same ONNX graph, which takes torch some seconds."""
     convert = onnx_format.convert
 
-    def cached(graph: ExportGraph, options: ExportOptions) -> Any:
-        key = (graph, options.precision, options.dtype, options.batch, options.keep_float, len(options.calibration))
+    def cached(graph: ExportGraph, options: ExportOptions, *, half_range: bool = False) -> Any:
+        half = half_range and options.precision == "int8"
+        own = (options.precision, options.dtype, options.batch, options.keep_float, len(options.calibration))
+        key = (graph, half, *own)
         if key not in MADE:
-            MADE[key] = convert(graph, options)
+            MADE[key] = convert(graph, options, half_range=half)
         return copy.deepcopy(MADE[key])
 
     monkeypatch.setattr(onnx_format, "convert", cached)

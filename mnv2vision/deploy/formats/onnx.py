@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mnv2vision.common.atomic import atomic_path
-from mnv2vision.deploy.formats.onnx_int8 import in_network, quantise
+from mnv2vision.deploy.formats.onnx_int8 import HALF, WHOLE, in_network, quantise
 from mnv2vision.deploy.graph import ExportGraph
 from mnv2vision.deploy.int8 import correct_biases
 from mnv2vision.deploy.written import ExportOptions, Written
@@ -46,8 +46,8 @@ def export(graph: ExportGraph, path: Path, options: ExportOptions) -> Written:
     return written
 
 
-def convert(graph: ExportGraph, options: ExportOptions) -> tuple["ModelProto", Written]:
-    """The file's content and edges; see `export`."""
+def convert(graph: ExportGraph, options: ExportOptions, *, half_range: bool = False) -> tuple["ModelProto", Written]:
+    """The file's content and edges; see `export`, and `onnx_int8.quantise` for int8 of half the range."""
     model = float_model(graph, options)
     quantisation: dict[str, object] = {}
     edges = _spec(model.graph.input[0]), tuple(_spec(output) for output in model.graph.output)
@@ -57,12 +57,12 @@ def convert(graph: ExportGraph, options: ExportOptions) -> tuple["ModelProto", W
         _need("onnxruntime")
         if not options.calibration:
             raise ConfigError("int8 needs images for calibration: give the data set; 300 of its photos are taken")
-        corrected = correct_biases(graph, options.calibration, options.keep_float)
+        corrected = correct_biases(graph, options.calibration, options.keep_float, HALF if half_range else WHOLE)
         biases = {name: value for name, value in corrected.state_dict().items() if name.endswith(".bias")}
         images = [image if graph.layout == "NHWC" else image.transpose(2, 0, 1) for image in options.calibration]
         with quiet():
             model, quantisation = quantise(
-                model, biases, [image.astype(options.dtype) for image in images], options.keep_float
+                model, biases, [image.astype(options.dtype) for image in images], options.keep_float, half_range
             )
     return model, Written(*edges, quantisation)
 

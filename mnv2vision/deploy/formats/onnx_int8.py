@@ -20,10 +20,16 @@ _LAYERS = ("Conv", "Gemm")
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _COMPARED = 24  # calibration images on which rules are compared
 _WIDER = 1.01
+WHOLE, HALF = 127, 64
+"""The largest whole number of a weight."""
 
 
 def quantise(
-    model: "ModelProto", biases: Mapping[str, Tensor], images: Sequence[NDArray[Any]], keep_float: Collection[str]
+    model: "ModelProto",
+    biases: Mapping[str, Tensor],
+    images: Sequence[NDArray[Any]],
+    keep_float: Collection[str],
+    half_range: bool = False,
 ) -> tuple["ModelProto", dict[str, object]]:
     """The model with pairs of QuantizeLinear and DequantizeLinear, which runtimes compute in int8.
 
@@ -35,6 +41,8 @@ def quantise(
         biases: Corrected ones, by name; see `correct_biases`.
         images: For calibration, in the layout and type of the model's input, without the batch.
         keep_float: Paths of modules to leave in float.
+        half_range: Weights up to 64 instead of 127: the sum of two products with an activation then fits into 16 bits,
+            in which processors without VNNI compute it, and otherwise clip.
 
     Returns:
         The quantised model, and how it was made, for `Written.quantisation`.
@@ -49,11 +57,12 @@ def quantise(
     answers = _answers(model)
     compared = [images[index] for index in np.linspace(0, len(images) - 1, min(_COMPARED, len(images))).astype(int)]
     expected = _run(model, answers, compared)
-    made = {rule: _with_pairs(copy.deepcopy(corrected), nodes, watched.ranges(rule)) for rule in RULES}
+    made = {rule: _with_pairs(copy.deepcopy(corrected), nodes, watched.ranges(rule), half_range) for rule in RULES}
     noise = {rule: _noise(_run(made[rule], answers, compared), expected) for rule in RULES}
     best: Rule = min(noise, key=lambda rule: noise[rule])
     return made[best], {
-        "scheme": "QDQ; weights int8, symmetric, by channel; activations uint8, by tensor; biases corrected",
+        "scheme": f"QDQ; weights int8 up to {HALF if half_range else WHOLE}, symmetric, by channel;"
+        " activations uint8, by tensor; biases corrected",
         "calibration": best,
         "noise": noise,
         "images": len(images),
@@ -121,7 +130,9 @@ def _replace_biases(model: "ModelProto", biases: Mapping[str, Tensor]) -> None:
             item.CopyFrom(numpy_helper.from_array(biases[item.name].numpy(), item.name))
 
 
-def _with_pairs(model: "ModelProto", nodes: Collection[str], ranges: dict[str, tuple[float, float]]) -> "ModelProto":
+def _with_pairs(
+    model: "ModelProto", nodes: Collection[str], ranges: dict[str, tuple[float, float]], half_range: bool
+) -> "ModelProto":
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -132,7 +143,7 @@ def _with_pairs(model: "ModelProto", nodes: Collection[str], ranges: dict[str, t
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
-        reduce_range=False,
+        reduce_range=half_range,  # of weights alone
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, limits),

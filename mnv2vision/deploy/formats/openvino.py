@@ -27,7 +27,7 @@ def export(graph: ExportGraph, path: Path, options: ExportOptions) -> Written:
     """
     openvino = import_runtime("openvino")
     halved = options.precision == "fp16"  # when it is saved
-    model, written = onnx.convert(graph, replace(options, precision="float") if halved else options)
+    model, written = onnx.convert(graph, replace(options, precision="float") if halved else options, half_range=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         onnx.write(model, Path(folder) / "model.onnx")
