@@ -88,6 +88,8 @@ class Evaluator(Protocol):
     def resampled(self, counts: NDArray[np.int64]) -> dict[str, float]:
         """The metrics if each image occurred so many times, after `compute`; the order is that of the ids, sorted.
 
+        Without those that are fitted to the images.
+
         Args:
             counts: (images,) numbers of times, 0 for none.
         """

@@ -90,7 +90,7 @@ class HeadCheck:
             draws = resampled(evaluator, self._seed)
             metrics = {
                 name: Compared(self._metrics[name], found[name], *interval(self._draws[name], draws[name]))
-                for name in found
+                for name in draws  # without what is fitted to the images, a classifier's calibration
             }
         share = float(same / of) if of else float("nan")
         return HeadProof(config.task, self._photos.words, outputs, share, metrics, self.main if metrics else "")
