@@ -36,7 +36,7 @@ def memory() -> int | None:
 def forget_peak() -> None:
     """Start `peak_memory` anew (proc(5), /proc/pid/clear_refs).
 
-    Memory that was freed goes back to the system first (malloc_trim(3)): what is taken out of it would count as nothing.
+    Memory that was freed goes back to the system first (malloc_trim(3)): what is taken of it would count as nothing.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:

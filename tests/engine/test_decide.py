@@ -76,7 +76,8 @@ def test_rate_and_batch_size(
     assert config["optimizer"]["lr"] == float(rate[1])
     assert not list(own.glob(".*"))
     numbers = (f"optimizer.lr={rate[1]}", "loader.batch_size=5", *auto[2:])
-    assert train(*numbers, f"run_dir={typed}") == 0
+    process = start("train", *tiny, *numbers, f"run_dir={typed}")
+    assert process.wait(patience) == 0
     assert (own / "model.safetensors").read_bytes() == (typed / "model.safetensors").read_bytes()
     capsys.readouterr()
     assert (
