@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# A worker that dies ends the tests: with another in its place, loadfile would wait for its files for ever.
+## A worker that dies ends the tests: with another in its place, loadfile would wait for its files for ever.
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
 DEMO = runs/demo
 
