@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ## A worker that dies ends the tests: with another in its place, loadfile would wait for its files for ever.
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
+## A process for each file: with OpenVINO, ONNX Runtime, ExecuTorch and LiteRT in one, it was lost in three runs of three.
+RUNTIMES = $(wildcard tests/deploy/test_*.py) tests/engine/test_export.py tests/inference/test_cached.py tests/inference/test_exported.py
 DEMO = runs/demo
 
 .PHONY: help demo test fast check clean
@@ -32,7 +34,8 @@ demo: $(VENV)/installed
 	@echo "pictures: $(DEMO)/eval/predictions.png, precision_recall.png, $(DEMO)/predictions/"
 
 test: $(VENV)/installed
-	$(PYTEST)
+	$(PYTEST) $(addprefix --ignore=,$(RUNTIMES))
+	printf '%s\n' $(RUNTIMES) | xargs -P 2 -n 1 $(BIN)/python -m pytest
 
 fast: $(VENV)/installed
 	$(PYTEST) -m 'not slow'
