@@ -422,6 +422,7 @@ def test_predictions_of_several_heads(tmp_path: Path) -> None:
     assert len(told["detection"]["objects"]) == len(answers.detection) == len(alone)  # type: ignore[union-attr,arg-type]
     assert set(told) == {"image", *names}
     assert {path.name for path in output.iterdir()} == {
+        "counts.csv",
         "photo.png.jpg",
         "photo.png.mask.png",
         "predictions.json",
