@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from markupsafe import Markup
+
 from mnv2vision.classification.evaluator import ClassificationEvaluator
 from mnv2vision.common import charts
 from mnv2vision.common.html import Section, picture, table, text
@@ -26,7 +28,7 @@ def _mistakes(evaluator: ClassificationEvaluator, folder: Path) -> Section:
 
 def _calibration(evaluator: ClassificationEvaluator, folder: Path) -> Section:
     if not evaluator.images:
-        return Section("Calibration", "")
+        return Section("Calibration", Markup())
     before, after = evaluator.bins(), evaluator.calibrated()
     path = folder / "calibration.png"
     charts.reliability({"as it is": before, f"temperature {evaluator.temperature:.2f}": after}, path)

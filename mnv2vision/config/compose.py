@@ -97,8 +97,8 @@ def _load(schema: type[T], given: Sequence[Given], choices: Mapping[str, Sequenc
     base = _compose(command, choice)
     resumed = _resumed_config(others) if schema is Train else None
     if resumed is not None:
-        if others_than := [item for item in chosen if item.value != _chosen_of(resumed, item.key)]:
-            raise ConfigError(f"{others_than[0].line} cannot change a resumed run; start a new one with init_from=")
+        if changed := [item for item in chosen if item.value != _chosen_of(resumed, item.key)]:
+            raise ConfigError(f"{changed[0].line} cannot change a resumed run; start a new one with init_from=")
         base = resumed
     known = kinds(command) | add_named(base, given)
     for item in others:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mnv2vision.common import charts, draw
@@ -34,21 +35,19 @@ class Evaluated(NamedTuple):
         judged: All detections.
         kept: Those from the recommended scores on; None where none is recommended.
         rows: The evaluator's table of classes.
-        folder: Where pictures are.
     """
 
     names: Sequence[str]
     judged: Judged
     kept: Judged | None
     rows: Sequence[Row]
-    folder: Path
 
 
-def _classes(of: Evaluated) -> Section:
+def _classes(of: Evaluated, folder: Path) -> Section:
     thresholds = class_thresholds(of.judged, of.names)
     found = sorted((row for row in thresholds if row.threshold is not None), key=lambda row: -row.objects)[:_CURVES]
     labels = {row.name: of.names.index(row.name) for row in found}
-    path = of.folder / "thresholds.png"
+    path = folder / "thresholds.png"
     charts.over_scores(
         {name: tuple(score_curve(of.judged, label)) for name, label in labels.items()},  # type: ignore[misc]
         {row.name: row.threshold for row in found if row.threshold is not None},
@@ -62,30 +61,30 @@ def _known(rows: Sequence[ClassThreshold]) -> Sequence[ClassThreshold]:
     return [row for row in rows if row.objects or row.threshold is not None]
 
 
-def _confusion(of: Evaluated) -> Section:
-    path = of.folder / "confusion.png"
+def _confusion(of: Evaluated, folder: Path) -> Section:
+    path = folder / "confusion.png"
     if of.kept is None:
-        return Section("Confusion", "")
+        return Section("Confusion", Markup())
     draw_confusion(of.kept, of.names, path)
     return Section("Confusion", text("Of detections from the recommended scores on.") + picture(path))
 
 
-def _errors(of: Evaluated) -> Section:
-    rows, path = error_kinds(of.judged, len(of.names)), of.folder / "errors.png"
+def _errors(of: Evaluated, folder: Path) -> Section:
+    rows, path = error_kinds(of.judged, len(of.names)), folder / "errors.png"
     charts.bars({row.kind: 100 * row.dAP for row in rows}, "points of AP at an IoU of 0.5 that it costs", path)
     told = "Kinds by TIDE's definitions (arXiv 2008.08115); dAP is what mending all errors of a kind would add."
     return Section("Kinds of errors", text(told) + table(rows) + picture(path))
 
 
-def _pictures(of: Evaluated) -> Section:
+def _pictures(of: Evaluated, folder: Path) -> Section:
     told = "The photos with the most objects missed or invented; annotated on the left, found on the right."
-    worst = picture(of.folder / "mistakes.png")
-    return Section("The worst mistakes", text(told) + worst if worst else "")
+    worst = picture(folder / "mistakes.png")
+    return Section("The worst mistakes", text(told) + worst if worst else Markup())
 
 
-def _curves(of: Evaluated) -> Section:
-    pictures = (picture(of.folder / name) for name in ("precision_recall.png", "predictions.png"))
-    return Section("Precision and recall, and some photos", "".join(pictures))
+def _curves(of: Evaluated, folder: Path) -> Section:
+    pictures = (picture(folder / name) for name in ("precision_recall.png", "predictions.png"))
+    return Section("Precision and recall, and some photos", Markup().join(pictures))
 
 
 SECTIONS = (_classes, _confusion, _errors, _pictures, _curves)

@@ -1,6 +1,7 @@
 """Detections of whole data sets: collected over processes, each image once, written and read in COCO's format."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class ImageResult:
     size: tuple[int, int] = (0, 0)
 
 
-class Collector:
+class Collector(ABC):
     """What the evaluators of detections have in common: results of each image, once, from all processes."""
 
     def __init__(self) -> None:
@@ -67,9 +68,9 @@ class Collector:
         repeated = zip(self.results, counts.tolist(), strict=True)
         return self.figures([result for result, count in repeated for _ in range(count)])
 
+    @abstractmethod
     def figures(self, results: Sequence[ImageResult]) -> dict[str, float]:
-        """The metrics of some images' results; of each evaluator."""
-        raise NotImplementedError
+        """The metrics of some images' results."""
 
 
 def remark_on_objects(

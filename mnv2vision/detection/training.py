@@ -80,6 +80,7 @@ class DetectionTraining(HeadTraining):
         self._examples: list[tuple[NDArray[np.uint8], Detection]] = []
         self._mistakes: Worst[tuple[NDArray[np.uint8], str]] = Worst(MISTAKES)
         self._anchors: NDArray[np.float64] = np.empty((0, 2))
+        self._told: Evaluated | None = None
 
     @classmethod
     def create(cls, head: HeadInUse, source: SampleSource, settings: HeadSettings) -> Self:
@@ -115,6 +116,7 @@ class DetectionTraining(HeadTraining):
         super().start()
         self._examples = []
         self._mistakes = Worst(MISTAKES)
+        self._told = None
 
     def evaluate(self, network: Network, images: Tensor, batch: Batch) -> None:
         """Collect the detections, and keep the first images as examples."""
@@ -152,14 +154,14 @@ class DetectionTraining(HeadTraining):
 
         self._mistakes.offer(missed + invented, picture)
 
-    def judged(self, least: NDArray[np.float64] | None = None) -> Judged:
+    def _judge(self, least: NDArray[np.float64] | None = None) -> Judged:
         """What the detections of the last evaluation are; see `judge`."""
         results = self.evaluator.results
         return judge(results, [self.evaluator.ignored(result.truth) for result in results], least)
 
     def recommended(self) -> tuple[float, ...]:
         """See `HeadTraining.recommended`; none where the data set has not all of the model's classes."""
-        return () if self._classes is not None else recommended(self.judged(), self.evaluator.names)
+        return () if self._classes is not None else recommended(self._evaluated.judged, self.evaluator.names)
 
     def write_report(self, folder: Path) -> None:
         """Tables and pictures, see docs/evaluation.md; `predictions.json` in COCO's format.
@@ -176,7 +178,7 @@ class DetectionTraining(HeadTraining):
                 limit,
             )
         write_rows(folder / "per_class.csv", self.evaluator.per_class())
-        judged, names = self.judged(), self.evaluator.names
+        judged, names = self._evaluated.judged, self.evaluator.names
         write_rows(folder / "errors.csv", error_kinds(judged, len(names)))
         write_rows(folder / "thresholds.csv", class_thresholds(judged, names))
         write_results(folder / "predictions.json", self.evaluator.results, self.category_ids)
@@ -198,8 +200,7 @@ class DetectionTraining(HeadTraining):
 
     def sections(self, folder: Path) -> list[Section]:
         """See `HeadTraining.sections`."""
-        evaluated = self._evaluated(folder)
-        return [section(evaluated) for section in SECTIONS]
+        return [section(self._evaluated, folder) for section in SECTIONS]
 
     def advice(self) -> list[str]:
         """See `HeadTraining.advice`."""
@@ -213,13 +214,17 @@ class DetectionTraining(HeadTraining):
             photos.append(np.sqrt(sides.prod(1)))
             shorter.append(np.full(len(sides), min(height, width), float))
         reach = anchor_advice(np.concatenate(boxes), np.concatenate(photos), np.concatenate(shorter), self._anchors)
-        return [*reach, *advice(self._evaluated(Path()))]
+        return [*reach, *advice(self._evaluated)]
 
-    def _evaluated(self, folder: Path) -> Evaluated:
-        judged, names = self.judged(), self.evaluator.names
-        least = recommended(judged, names)
-        kept = self.judged(np.array(least)) if least else None
-        return Evaluated(names, judged, kept, self.evaluator.per_class(), folder)
+    @property
+    def _evaluated(self) -> Evaluated:
+        """What the report tells of, made once for an evaluation: all detections are judged, which takes seconds."""
+        if self._told is None:
+            judged, names = self._judge(), self.evaluator.names
+            least = recommended(judged, names)
+            kept = self._judge(np.array(least)) if least else None
+            self._told = Evaluated(names, judged, kept, self.evaluator.per_class())
+        return self._told
 
     def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
         """See `HeadTraining.draw_batch`: with the boxes that the loss sees."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from markupsafe import Markup
 
 from mnv2vision.common import charts
 from mnv2vision.common.atomic import write_text
@@ -68,7 +69,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 def _curves(rows: Sequence[Mapping[str, float]], metric: str, folder: Path) -> Section:
     if not rows:
-        return Section("Epochs", "")
+        return Section("Epochs", Markup())
     charts.history(rows, metric, folder / "epochs.png")
     return Section("Epochs", picture(folder / "epochs.png"))
 

@@ -99,11 +99,10 @@ def predict_files(
         inference=_inference(inference),
         runtime=runtime,
     )
-    detectors = [name for name, head in predictor.heads.items() if head.task == "detection"]
+    detectors = {name: head.names for name, head in predictor.heads.items() if head.task == "detection"}
     if output_format is not None and not detectors:
         raise ConfigError(f"output_format={output_format}: is for detection, and {checkpoint} does not detect")
     describe = Describer(predictor.heads, top)
-    several_masks = [head.task for head in predictor.heads.values()].count("segmentation") > 1
     folder = Path(output)
     names = _names_below(paths)
     if output_format is not None:
@@ -122,25 +121,18 @@ def predict_files(
                 found[head][path] = Found(photo.shape[0], photo.shape[1], objects)
             with atomic_path(pictures[path]) as temporary:
                 picture.save(temporary, format="JPEG", quality=92)
-            for head, told in described.items():
-                if told.mask is not None:
-                    which = f".{head}" if several_masks else ""
-                    with atomic_path(folder / f"{names[path]}{which}.mask.png") as temporary:
-                        draw.label_image(told.mask).save(temporary, format="PNG")
+            _write_masks(described, folder / names[path])
             # The tables need neither picture nor mask, of which there may be many.
             records[path] = {head: told._replace(picture=_NONE, mask=None) for head, told in described.items()}
     if not records:
         raise unreadable[0]
     write_tables(records, folder)
-    for head, of_photos in found.items():
-        classes, several = predictor.heads[head].names, len(detectors) > 1
-        write_counts(
-            {str(path): objects for path, objects in of_photos.items()},
-            classes,
-            folder / (f"counts_{head}.csv" if several else "counts.csv"),
-        )
+    for head, classes in detectors.items():
+        several = len(detectors) > 1
+        counts = {str(path): objects for path, objects in found[head].items()}
+        write_counts(counts, classes, folder / (f"counts_{head}.csv" if several else "counts.csv"))
         if output_format is not None:
-            below = {names[path]: objects for path, objects in of_photos.items()}
+            below = {names[path]: objects for path, objects in found[head].items()}
             write_labels(output_format, below, classes, folder / head if several else folder)
     log.info("%d image%s -> %s", len(records), "s" * (len(records) != 1), folder)
     for remark in predictor.remarks():
@@ -148,6 +140,15 @@ def predict_files(
     if unreadable:
         more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
         raise DataError(f"{unreadable[0]}{more}; the results of the other {len(records)} are in {folder}")
+
+
+def _write_masks(described: Mapping[str, Described], photo: Path) -> None:
+    """Write a photo's masks beside its picture, with the head's name if there are several."""
+    masks = {head: told.mask for head, told in described.items() if told.mask is not None}
+    for head, mask in masks.items():
+        which = f".{head}" if len(masks) > 1 else ""
+        with atomic_path(photo.with_name(f"{photo.name}{which}.mask.png")) as temporary:
+            draw.label_image(mask).save(temporary, format="PNG")
 
 
 def _inference(options: Mapping[str, Any]) -> "InferenceOptions | None":

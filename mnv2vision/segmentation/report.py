@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from markupsafe import Markup
+
 from mnv2vision.common.html import Section, picture, table, text
 from mnv2vision.common.text import few
 from mnv2vision.segmentation.evaluator import SegmentationEvaluator
@@ -18,7 +20,7 @@ def _confusion(evaluator: SegmentationEvaluator, folder: Path) -> Section:
 def _mistakes(evaluator: SegmentationEvaluator, folder: Path) -> Section:
     told = text("Photos with the lowest mean IoU; annotated on the left, predicted on the right.")
     worst = picture(folder / "mistakes.png")
-    return Section("The worst photos", (told + worst if worst else "") + table(evaluator.worst()))
+    return Section("The worst photos", (told + worst if worst else Markup()) + table(evaluator.worst()))
 
 
 def _photos(evaluator: SegmentationEvaluator, folder: Path) -> Section:

@@ -80,7 +80,7 @@ def tides(results: Sequence[ImageResult]) -> tuple[dict[str, float], dict[str, i
     return tide.get_main_errors()[run.preds.name], counts
 
 
-def check(results: Sequence[ImageResult], classes: int = CLASSES) -> None:
+def assert_equals_tidecv(results: Sequence[ImageResult], classes: int = CLASSES) -> None:
     deltas, counts = tides(results)
     for row in ours(results, classes):
         assert row.dAP * 100 == pytest.approx(deltas[SHORT[row.kind]], abs=1e-9), row
@@ -91,7 +91,7 @@ def check(results: Sequence[ImageResult], classes: int = CLASSES) -> None:
 @pytest.mark.parametrize("all_classes", [False, True])
 @pytest.mark.parametrize("seed", range(10))
 def test_equals_tidecv(seed: int, all_classes: bool, ties: bool) -> None:
-    check(scene(seed, ties=ties, all_classes=all_classes))
+    assert_equals_tidecv(scene(seed, ties=ties, all_classes=all_classes))
 
 
 def test_equals_tidecv_of_many_detections() -> None:
@@ -100,7 +100,7 @@ def test_equals_tidecv_of_many_detections() -> None:
     corner = rng.random((150, 2)) * 200
     boxes = np.concatenate([corner, corner + rng.random((150, 2)) * 60 + 4], 1).astype(np.float32)
     many = Detection(boxes, np.sort(rng.random(150))[::-1].astype(np.float32), rng.integers(0, CLASSES, 150))
-    check([ImageResult(0, many, one.truth), *scene(4, 5)])
+    assert_equals_tidecv([ImageResult(0, many, one.truth), *scene(4, 5)])
 
 
 def real(folder: Path) -> tuple[list[ImageResult], int]:
@@ -121,7 +121,7 @@ def real(folder: Path) -> tuple[list[ImageResult], int]:
 
 
 def test_equals_tidecv_on_coco(shared: Path) -> None:
-    check(*real(shared / "data/evaluators/coco"))
+    assert_equals_tidecv(*real(shared / "data/evaluators/coco"))
 
 
 @pytest.mark.parametrize("seed", sorted(FROZEN))

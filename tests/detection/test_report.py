@@ -33,7 +33,7 @@ MIXED = result(
 
 def evaluated(*results: ImageResult) -> Evaluated:
     judged = judge(results, [one.truth.crowd for one in results])
-    return Evaluated(("ant", "bee", "cat"), judged, judged, [], None)  # type: ignore[arg-type]
+    return Evaluated(("ant", "bee", "cat"), judged, judged, [])
 
 
 def test_confusion() -> None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from mnv2vision.common.html import render
 from mnv2vision.data.check.finding import KINDS, Finding, Picture
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.errors import DataError
@@ -98,10 +98,14 @@ def write_page(
     room = _ROOM
     for section in sections.values():
         room = section.draw(room)
-    loader = PackageLoader("mnv2vision.data.check", "")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template("page.html").render(
-        title=title, images=images, sections=list(sections.values()), tables=tables, notes=notes, root=root
+    return render(
+        "data/check/page.html",
+        title=title,
+        images=images,
+        sections=list(sections.values()),
+        tables=tables,
+        notes=notes,
+        root=root,
     )
 
 

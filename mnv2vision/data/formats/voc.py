@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,42 @@ from mnv2vision.data.sample import IGNORE_INDEX, Boxes, Sample, check_targets
 from mnv2vision.errors import DataError
 
 log = logging.getLogger(__name__)
+
+
+class _Listing(NamedTuple):
+    """What a split consists of: image folders, ids and paths; masks and objects' places where they are asked for."""
+
+    folders: list[Path]
+    ids: list[str]
+    paths: list[str]
+    masks: list[Path]
+    parts: list[tuple[Arrays, NDArray[np.int64]]]
+
+
+def _listed(
+    root: Path, split: str | None, year: int | None, targets: Collection[str], sbd: str | os.PathLike[str] | None
+) -> _Listing:
+    """See `Voc`."""
+    found = _Listing([root], [], [], [], [])
+    if "mask" not in targets and (own := unlisted(root, split)):
+        return found._replace(ids=own.ids, paths=own.paths, parts=[places(own.annotations, own.ids, required=True)])
+    for folder, name in split_folders(root, split, year):
+        found.folders.append(folder)
+        if "mask" in targets:
+            images = list_masks(folder, name, None if sbd is None else Path(sbd))
+            ids, paths = [image[0] for image in images], [image[1] for image in images]
+            found.masks.extend(image[2] for image in images)
+        else:
+            assert name is not None  # for which all are found without lists
+            files = photos(folder)
+            ids = read_list(folder, "Main", name, files)
+        if "boxes" in targets:
+            found.parts.append(places(folder / "Annotations", ids, required="mask" not in targets))
+        if "mask" not in targets:
+            paths = [photo_path(files, image_id) for image_id in ids]
+        found.ids.extend(ids)
+        found.paths.extend(paths)
+    return found
 
 
 class Voc:
@@ -84,30 +121,7 @@ class Voc:
         check_orientation(orientation)
         self.targets = check_targets(targets, ("boxes", "mask"))
         self._orientation = orientation
-        self._ids: list[str] = []
-        self._paths: list[str] = []
-        folders, masks = [Path(root)], list[Path]()
-        parts: list[tuple[Arrays, NDArray[np.int64]]] = []
-        found = None if "mask" in self.targets else unlisted(Path(root), split)
-        if found:
-            self._ids, self._paths = found.ids, found.paths
-            parts.append(places(found.annotations, found.ids, required=True))
-        for folder, name in () if found else split_folders(root, split, year):
-            folders.append(folder)
-            if "mask" in self.targets:
-                images = list_masks(folder, name, None if sbd is None else Path(sbd))
-                ids, paths = [image[0] for image in images], [image[1] for image in images]
-                masks += [image[2] for image in images]
-            else:
-                assert name is not None  # for which all are found without lists
-                files = photos(folder)
-                ids = read_list(folder, "Main", name, files)
-            if "boxes" in self.targets:
-                parts.append(places(folder / "Annotations", ids, required="mask" not in self.targets))
-            if "mask" not in self.targets:
-                paths = [photo_path(files, image_id) for image_id in ids]
-            self._ids += ids
-            self._paths += paths
+        folders, self._ids, self._paths, masks, parts = _listed(Path(root), split, year, self.targets, sbd)
         if twice := sorted(image_id for image_id, count in Counter(self._ids).items() if count > 1):
             raise DataError(f"{root}: the split {split} lists images twice: {few(twice)}")
         split = split or "all"
