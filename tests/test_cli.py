@@ -211,6 +211,7 @@ def test_help_follows_the_choice_of_a_group(capsys: pytest.CaptureFixture[str]) 
             ["optimizer.learning_rate=1"],
             "unknown key optimizer.learning_rate; did you mean optimizer.layer_rates? (valid: optimizer.name,",
         ),
+        (["datset=voc"], "unknown key datset; did you mean dataset?"),
         (["lodaer.batch_size=4"], "unknown key lodaer.batch_size; did you mean loader.batch_size?"),
         (["loader.batchsize=4"], "did you mean loader.batch_size?"),
         (["+loader.shuffle=true"], "unknown key loader.shuffle"),

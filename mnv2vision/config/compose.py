@@ -343,7 +343,7 @@ def _check(item: Given, base: DictConfig, kinds: Mapping[str, Kind]) -> None:
         leaves = [name.rpartition(".")[2] for name in nearby]
         close = [f"{parent}.{name}" for name in difflib.get_close_matches(leaf, leaves, n=1)]
         if not nearby:
-            close = difflib.get_close_matches(key, keys, n=1)
+            close = difflib.get_close_matches(key, [*map(str, base), *keys], n=1)
         valid = nearby or [str(name) for name in base]
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"unknown key {key}{hint} (valid: {', '.join(valid)})")

@@ -231,4 +231,4 @@ def test_a_pixel_less_is_as_good(shared: Path) -> None:
             evaluator.update([predict(sample.image).mask], [sample])
         figures[side] = evaluator.compute()["mIoU_present"]
     assert figures[513] > 0.7
-    assert figures[512] == pytest.approx(figures[513], abs=0.015)
+    assert figures[512] == pytest.approx(figures[513], abs=0.01)
