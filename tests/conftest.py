@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
@@ -73,7 +74,13 @@ def exported() -> Callable[..., Path]:
     """Writes a model's folder, without the proof that `export` measures."""
 
     def exported(
-        model: nn.Module, folder: Path, *, name: str = "onnx", layout: str = "NHWC", post: str = "raw"
+        model: nn.Module,
+        folder: Path,
+        *,
+        name: str = "onnx",
+        layout: str = "NHWC",
+        post: str = "raw",
+        calibration: tuple[NDArray[np.uint8], ...] = (),
     ) -> Path:
         from mnv2vision.deploy.export import Target, write
         from mnv2vision.deploy.graph import ExportGraph
@@ -82,7 +89,9 @@ def exported() -> Callable[..., Path]:
 
         folder.mkdir(parents=True)
         graph = ExportGraph(model, layout=layout, post=post)  # type: ignore[arg-type]
-        bundle = write(graph, folder, Target(name, "float"), ExportOptions(), provenance={})
+        precision = "int8" if calibration else "float"
+        options = ExportOptions(precision, calibration=calibration)  # type: ignore[arg-type]
+        bundle = write(graph, folder, Target(name, precision), options, provenance={})
         if (script := predict_script(bundle)) is not None:
             (folder / "predict.py").write_text(script, encoding="utf-8")
         return folder

@@ -64,6 +64,7 @@ class Runner:
         options.intra_op_num_threads = usable_cores()
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.x64quantprecision", "1")  # as the runtime has it
         content = watching.SerializeToString()
         self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self._tensors, self._input = list(tensors), model.graph.input[0]
