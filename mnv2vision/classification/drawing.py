@@ -20,4 +20,5 @@ def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int, scale: 
         rows=[[rank, name, f"{score:.6f}"] for rank, (name, score) in enumerate(best, 1)],
         key="classes",
         entries=[{"name": name, "score": score} for name, score in best],
+        most_lines=min(top, len(prediction.names)),
     )

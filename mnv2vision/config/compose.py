@@ -13,7 +13,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from mnv2vision.config import recipe_file
 from mnv2vision.config.commands import COMMANDS, GROUPS, SECTIONS, command_of, command_options
@@ -21,6 +20,7 @@ from mnv2vision.config.kinds import Kind, WrongValueError
 from mnv2vision.config.named import add_named
 from mnv2vision.config.options import build, plain, values
 from mnv2vision.config.parse import Given, parse
+from mnv2vision.config.run import read_config, with_run
 from mnv2vision.config.schema import Train
 from mnv2vision.errors import ConfigError
 
@@ -89,6 +89,8 @@ def _python(value: object) -> object:
 
 def _load(schema: type[T], given: Sequence[Given], choices: Mapping[str, Sequence[str]]) -> T:
     command = command_of(schema)
+    if "run" in kinds(command):
+        given = with_run(given, list(choices))
     if "recipe" in choices:
         given = _going_on([*_of_recipe_file(given), *given])
     chosen = [item for item in given if item.key in choices]
@@ -296,12 +298,7 @@ def _resumed_config(others: Sequence[Given]) -> DictConfig | None:
     run_dir = Path(str(paths[-1])).parent.parent
     if not (run_dir / "config.yaml").is_file():
         return None
-    try:
-        config = OmegaConf.load(run_dir / "config.yaml")
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{run_dir / 'config.yaml'}: cannot be read ({_one_line(error)})") from error
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{run_dir / 'config.yaml'}: is not the configuration of a run")
+    config = read_config(run_dir)
     config["run_dir"] = str(run_dir)
     return config
 

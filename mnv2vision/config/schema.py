@@ -153,11 +153,15 @@ class _EvalModel:
     )
 
 
+_RUN_WITH_DATA = "instead, with its data set: a run's folder, or latest, the newest below runs/"
+
+
 @dataclass(frozen=True)
 class Eval:
     """Evaluate a model on the validation part of a data set: metrics.json, tables per class and pictures."""
 
     checkpoint: UserText | None = option(None, "a model.safetensors, or a published name")
+    run: UserText | None = option(None, _RUN_WITH_DATA)
     runtime: Name = option("torch", "onnxruntime | openvino: the file's export, made once and kept")
     task: Name | None = option(None, "checked against the checkpoint's where given")
     compare: UserTexts | None = option(
@@ -184,16 +188,20 @@ class _PredictInference:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predict for photos: an annotated picture of each, predictions.csv and .json; of objects counts.csv."""
+    """Predict for photos and videos: an annotated copy of each, predictions.csv and .json; of objects counts.csv."""
 
     checkpoint: UserText | None = option(None, "a model.safetensors, or a published name")
+    run: UserText | None = option(None, "instead: a run's folder, or latest, the newest below runs/")
     images: Annotated[str | tuple[str, ...] | None, optional(Text(), Many(Text(), least=1))] = option(
-        None, "a file, a folder, a pattern in quotes, or a list of them"
+        None,
+        "photos and videos: a file, a folder, a pattern in quotes, or a list; a camera's number, a stream's address",
     )
     output: UserText = option("predictions", "folder for the results")
     output_format: Annotated[Literal["coco", "yolo", "voc"] | None, optional(Word(("coco", "yolo", "voc")))] = option(
         None, "detection: labels to correct and to train on, too: coco | yolo | voc"
     )
+    every: Count = option(1, "of videos: only each so manieth frame")
+    frames: bool = option(False, "of videos: make photos of the frames, in frames/, and predict for these")
     top: Count = option(5, "classification: how many classes to write for each image")
     threshold: ShareOrAuto = option(
         0.3, "detection: from which score on; auto: for each class what was best at the end of training"
@@ -268,6 +276,7 @@ class Export:
     """Export a model for devices, each file with its measured accuracy, and with all that is needed to feed it."""
 
     checkpoint: UserText | None = option(None, "a model.safetensors, or a published name")
+    run: UserText | None = option(None, _RUN_WITH_DATA)
     formats: Formats = option(("onnx",), "onnx | openvino | litert | executorch | coreml; all: all of them")
     quantize: Annotated[Literal["none", "fp16", "int8"], Word(("none", "fp16", "int8"))] = option(
         "none", "int8: of weights and activations, calibrated with images of the data set's training part"

@@ -31,8 +31,16 @@ class Describer:
         }
         self._heads, self._top = tuple(heads), top
 
-    def __call__(self, photo: NDArray[np.uint8], prediction: Prediction) -> tuple[Image.Image, dict[str, Described]]:
-        """The photo with all that is predicted of it, and the tables of each head."""
+    def __call__(
+        self, photo: NDArray[np.uint8], prediction: Prediction, steady: bool = False
+    ) -> tuple[Image.Image, dict[str, Described]]:
+        """The photo with all that is predicted of it, and the tables of each head.
+
+        Args:
+            photo: (H, W, 3).
+            prediction: Of it.
+            steady: Leave room for lines that there may be, so that photos of a size have pictures of a size.
+        """
         (first, *_) = self._heads
         predictions = prediction if isinstance(prediction, Answers) else {first: prediction}
         canvas, told = photo, {}
@@ -40,5 +48,7 @@ class Describer:
             told[name] = describe(canvas, predictions[name], self._top, canvas.shape[0] / photo.shape[0])
             canvas = told[name].picture
         lines = [line for name in self._heads for line in told[name].lines]
+        if steady:
+            lines += [""] * (sum(one.most_lines for one in told.values()) - len(lines))
         picture = draw.caption(canvas, lines) if lines else Image.fromarray(canvas)
         return picture, {name: told[name] for name in self._heads}

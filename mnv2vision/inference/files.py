@@ -1,11 +1,9 @@
-"""Predictions for files: annotated pictures and a table."""
+"""Predictions for files: annotated pictures, videos and tables."""
 
 import csv
-import glob
 import io
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +13,15 @@ from numpy.typing import NDArray
 
 from mnv2vision.common import draw
 from mnv2vision.common.atomic import atomic_path, write_text
-from mnv2vision.data.decoding import IMAGE_EXTENSIONS, decode_image
+from mnv2vision.data.decoding import decode_image
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.inference.describe import Describer
+from mnv2vision.inference.inputs import annotated, find_files, names_below, video_names
 from mnv2vision.inference.labels import Found, Layout, check_layout, write_counts, write_labels
+from mnv2vision.inference.predict_video import objects_by_head, predict_video, write_frames
 from mnv2vision.inference.predictor import Predictor
-from mnv2vision.predictions.base import Answers, Described
-from mnv2vision.predictions.detection import Detection, check_threshold
+from mnv2vision.predictions.base import Described
+from mnv2vision.predictions.detection import check_threshold
 
 if TYPE_CHECKING:
     from mnv2vision.contracts import InferenceOptions
@@ -30,27 +30,6 @@ log = logging.getLogger(__name__)
 
 _NONE = np.empty((0, 0, 3), np.uint8)
 _BATCH_BYTES = 2**27  # of decoded photos, beside which there are their pictures
-
-
-def find_images(images: str | Sequence[str]) -> list[Path]:
-    """Image files by name, folder or pattern, in order, each once.
-
-    Raises:
-        DataError: For a name, folder or pattern without any.
-    """
-    found: dict[Path, None] = {}
-    for entry in map(str, images if isinstance(images, list | tuple) else [images]):
-        path = Path(entry)
-        if path.is_dir():
-            files = (item for item in path.rglob("*") if item.suffix.lower() in IMAGE_EXTENSIONS)
-            matches = sorted(item for item in files if item.is_file())
-        else:
-            names = [entry] if path.is_file() else sorted(glob.glob(entry, recursive=True))
-            matches = [Path(name) for name in names if os.path.isfile(name)]
-        if not matches:
-            raise DataError(f"images={entry}: no such file, and no images ({' '.join(IMAGE_EXTENSIONS)}) there")
-        found.update(dict.fromkeys(matches))
-    return list(found)
 
 
 def predict_files(
@@ -66,12 +45,17 @@ def predict_files(
     device: str | None,
     runtime: str,
     output_format: Layout | None = None,
+    every: int = 1,
+    frames: bool = False,
 ) -> None:
-    """Write `predictions.csv`, `predictions.json` and an annotated picture per image; of objects also `counts.csv`.
+    """Write annotated pictures and videos, and tables of what is on them.
+
+    Of photos together `predictions.csv`, `predictions.json` and, of objects, `counts.csv`; of each video see
+    `predict_video`.
 
     Args:
         checkpoint: A model file, or the folder of an exported model.
-        images: Files, folders or patterns.
+        images: Files, folders or patterns; addresses of streams; numbers of cameras.
         output: The folder to write to.
         top: Classes to write per image (classification).
         threshold: From which score on objects are written (detection); "auto": as the model recommends for each class.
@@ -80,16 +64,21 @@ def predict_files(
         batch_size: Images at a time.
         device: Where to run; None for the GPU if there is one.
         runtime: See `Predictor`.
-        output_format: Labels to write, too, see `labels.write_labels`; of several detectors, below the head's name.
+        output_format: Labels to write of photos, too, see `labels.write_labels`; of several detectors, below the
+            head's name.
+        every: Of videos, only each so manieth frame.
+        frames: Make photos of videos' frames, in `frames/`, and predict for these.
 
     Raises:
         ConfigError: For an output folder where pictures would replace the photos.
-        DataError: At the end, with how many of the photos could not be read, and why; the others have their results.
+        DataError: At the end, with how many of the files could not be read, and why; the others have their results.
     """
     if top < 1:
         raise ConfigError(f"top={top} must be at least 1")
     check_threshold(threshold)
-    paths = find_images(images)
+    photos, videos = find_files(images)
+    if output_format is not None and videos and not frames:
+        raise ConfigError(f"output_format={output_format}: labels are of photos; frames=true makes photos of a video")
     predictor = Predictor(
         checkpoint,
         device=device,
@@ -99,25 +88,57 @@ def predict_files(
         inference=_inference(inference),
         runtime=runtime,
     )
-    detectors = {name: head.names for name, head in predictor.heads.items() if head.task == "detection"}
-    if output_format is not None and not detectors:
+    if output_format is not None and not _detectors(predictor):
         raise ConfigError(f"output_format={output_format}: is for detection, and {checkpoint} does not detect")
+    folder, unreadable = Path(output), list[DataError]()
     describe = Describer(predictor.heads, top)
-    folder = Path(output)
-    names = _names_below(paths)
+    names = video_names(videos)
+    copies = annotated(names, folder, ".mp4")
+    done = 0
+    for video in videos:
+        try:
+            if frames:
+                photos += write_frames(video, folder / "frames" / names[video], batch_size, every)
+            else:
+                predict_video(video, folder / names[video], copies[video], predictor, describe, every)
+                done += 1
+        except DataError as error:
+            unreadable.append(error)
+    if photos:
+        done += _predict_photos(photos, folder, predictor, describe, output_format, unreadable)
+    for remark in predictor.remarks():
+        log.warning(remark)
+    if unreadable:
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        others = f"; the results of the other {done} are in {folder}" if done else ""
+        raise DataError(f"{unreadable[0]}{more}{others}")
+
+
+def _detectors(predictor: Predictor) -> dict[str, tuple[str, ...]]:
+    """Class names of the heads that detect."""
+    return {name: head.names for name, head in predictor.heads.items() if head.task == "detection"}
+
+
+def _predict_photos(
+    paths: Sequence[Path],
+    folder: Path,
+    predictor: Predictor,
+    describe: Describer,
+    output_format: Layout | None,
+    unreadable: list[DataError],
+) -> int:
+    """Write what is on photos; the number of them that could be read."""
+    detectors, names = _detectors(predictor), names_below(paths)
     if output_format is not None:
         check_layout(output_format, names.values())
-    pictures = _pictures(names, folder)
+    pictures = annotated(names, folder, ".jpg")
     records: dict[Path, dict[str, Described]] = {}
     found: dict[str, dict[Path, Found]] = {name: {} for name in detectors}
-    unreadable: list[DataError] = []
-    for photos in _batches(paths, batch_size, unreadable):
+    for photos in _batches(paths, predictor.batch_size, unreadable):
         predictions = predictor.predict_batch(list(photos.values()))
         for (path, photo), prediction in zip(photos.items(), predictions, strict=True):
             picture, described = describe(photo, prediction)
-            for head in detectors:
-                objects = prediction[head] if isinstance(prediction, Answers) else prediction
-                assert isinstance(objects, Detection)
+            for head, objects in objects_by_head(prediction, detectors).items():
                 found[head][path] = Found(photo.shape[0], photo.shape[1], objects)
             with atomic_path(pictures[path]) as temporary:
                 picture.save(temporary, format="JPEG", quality=92)
@@ -125,7 +146,7 @@ def predict_files(
             # The tables need neither picture nor mask, of which there may be many.
             records[path] = {head: told._replace(picture=_NONE, mask=None) for head, told in described.items()}
     if not records:
-        raise unreadable[0]
+        return 0
     write_tables(records, folder)
     for head, classes in detectors.items():
         several = len(detectors) > 1
@@ -135,11 +156,7 @@ def predict_files(
             below = {names[path]: objects for path, objects in found[head].items()}
             write_labels(output_format, below, classes, folder / head if several else folder)
     log.info("%d image%s -> %s", len(records), "s" * (len(records) != 1), folder)
-    for remark in predictor.remarks():
-        log.warning(remark)
-    if unreadable:
-        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
-        raise DataError(f"{unreadable[0]}{more}; the results of the other {len(records)} are in {folder}")
+    return len(records)
 
 
 def _write_masks(described: Mapping[str, Described], photo: Path) -> None:
@@ -177,17 +194,6 @@ def _batches(
         yield photos
 
 
-def _pictures(names: Mapping[Path, str], folder: Path) -> dict[Path, Path]:
-    """Where each photo's annotated picture goes; ConfigError where it would replace a photo."""
-    # a.png becomes a.png.jpg: there may be an a.jpg
-    pictures = {path: folder / (name if path.suffix == ".jpg" else f"{name}.jpg") for path, name in names.items()}
-    originals = {os.path.abspath(path) for path in names}
-    replaced = [original for path in pictures.values() if (original := os.path.abspath(path)) in originals]
-    if replaced:
-        raise ConfigError(f"output={folder}: the picture would replace the photo {replaced[0]}; give another folder")
-    return pictures
-
-
 def write_tables(records: Mapping[Path, Mapping[str, Described]], folder: Path) -> None:
     """Write `predictions.json` and `predictions.csv`; of several heads `predictions_<head>.csv` each.
 
@@ -209,11 +215,3 @@ def write_tables(records: Mapping[Path, Mapping[str, Described]], folder: Path) 
             name = str(path).encode("utf-8", "backslashreplace").decode()  # bytes that are no UTF-8, as in the JSON
             writer.writerows([name, *row] for row in told[head].rows)
         write_text(folder / (f"predictions_{head}.csv" if len(first) > 1 else "predictions.csv"), table.getvalue())
-
-
-def _names_below(paths: Sequence[Path]) -> dict[Path, str]:
-    """Names of photos below the folder that they have in common."""
-    # Absolute, so that ../photos is not written outside the output folder, nor mixed with /data/photos.
-    absolute = {path: os.path.abspath(path) for path in paths}
-    common = os.path.commonpath([os.path.dirname(path) for path in absolute.values()])
-    return {path: os.path.relpath(absolute[path], common) for path in paths}

@@ -57,6 +57,7 @@ class Described(NamedTuple):
         key: Of `entries` in the JSON file.
         entries: For the JSON file.
         mask: A label image to write beside the picture.
+        most_lines: How many lines there are at most, of whatever photo.
     """
 
     picture: NDArray[np.uint8]
@@ -66,6 +67,7 @@ class Described(NamedTuple):
     key: str
     entries: list[dict[str, object]]
     mask: NDArray[np.uint8] | None = None
+    most_lines: int = 0
 
 
 class Exported(NamedTuple):

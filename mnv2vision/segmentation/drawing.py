@@ -24,4 +24,5 @@ def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int, scale: 
         key="classes",
         entries=[{"name": name, "share": share} for name, share in shares],
         mask=prediction.mask,
+        most_lines=min(_LEGEND, len(prediction.names)),
     )

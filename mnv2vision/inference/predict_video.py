@@ -1,0 +1,149 @@
+"""Predictions for a video, a stream or a camera: an annotated video and tables, or its frames as photos."""
+
+import csv
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from mnv2vision.common import interruption
+from mnv2vision.common.atomic import atomic_path
+from mnv2vision.common.progress import told
+from mnv2vision.inference.describe import Describer
+from mnv2vision.inference.engine import Prediction
+from mnv2vision.inference.predictor import Predictor
+from mnv2vision.inference.video import Frame, Video, VideoWriter, is_live
+from mnv2vision.predictions.base import Answers
+from mnv2vision.predictions.detection import Detection
+
+log = logging.getLogger(__name__)
+
+
+class _Row(Protocol):
+    def __call__(self, row: Iterable[object], /) -> object: ...
+
+
+def objects_by_head(prediction: Prediction, detectors: Iterable[str]) -> dict[str, Detection]:
+    """The objects that each of the heads that detect has found."""
+    found: dict[str, Detection] = {}
+    for head in detectors:
+        objects = prediction[head] if isinstance(prediction, Answers) else prediction
+        assert isinstance(objects, Detection)
+        found[head] = objects
+    return found
+
+
+def predict_video(source: str, base: Path, copy: Path, predictor: Predictor, describe: Describer, every: int) -> None:
+    """Write the annotated video, and beside it `<video>.csv` and, of objects, `<video>.counts.csv`: a row a frame.
+
+    Of several heads `<video>.<head>.csv` and `<video>.<head>.counts.csv`. Ctrl-C ends a stream or a camera, with its
+    results.
+
+    Args:
+        source: See `Video`.
+        base: What the tables' names begin with.
+        copy: The video to write.
+        predictor: Predicts.
+        describe: Draws.
+        every: Only each so manieth frame.
+
+    Raises:
+        ConfigError: Without PyAV.
+        DataError: If no frame can be read.
+    """
+    began, count = time.monotonic(), 0
+    video = Video(source)
+    detectors = {name: head.names for name, head in predictor.heads.items() if head.task == "detection"}
+    with ExitStack() as files:
+        tables = _Tables(files, base, len(predictor.heads) > 1)
+        writer = files.enter_context(VideoWriter(files.enter_context(atomic_path(copy))))
+        predicted = (
+            pair
+            for batch in _until_interrupted(video, predictor.batch_size, every)
+            for pair in zip(batch, predictor.predict_batch([frame.image for frame in batch]), strict=True)
+        )
+        for frame, prediction in told(predicted, lambda: -(-video.total // every), f"frames of {source}"):
+            count += 1
+            picture, described = describe(frame.image, prediction, steady=True)
+            writer.write(np.asarray(picture), frame.seconds)
+            for head, of_head in described.items():
+                tables.write(head, "", of_head.columns, of_head.rows, frame)
+            for head, objects in objects_by_head(prediction, detectors).items():
+                counts = objects.counts()
+                row = [counts.get(name, 0) for name in detectors[head]]
+                tables.write(head, ".counts", detectors[head], [row], frame)
+    log.info("%d frames, %.1f a second -> %s", count, count / (time.monotonic() - began), copy)
+    _tell_of_missing(video)
+
+
+class _Tables:
+    """CSV files of a video, written as its frames come."""
+
+    def __init__(self, files: ExitStack, base: Path, several: bool) -> None:
+        self._files, self._base, self._several = files, base, several
+        self._rows: dict[Path, _Row] = {}
+
+    def write(
+        self, head: str, kind: str, columns: Sequence[str], rows: Iterable[Sequence[object]], frame: Frame
+    ) -> None:
+        path = self._base.with_name(f"{self._base.name}{f'.{head}' if self._several else ''}{kind}.csv")
+        if path not in self._rows:
+            temporary = self._files.enter_context(atomic_path(path))
+            file = self._files.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+            self._rows[path] = csv.writer(file, lineterminator="\n").writerow
+            self._rows[path](["frame", "seconds", *columns])
+        for row in rows:
+            self._rows[path]([frame.number, f"{frame.seconds:.3f}", *row])
+
+
+def write_frames(source: str, folder: Path, batch_size: int, every: int) -> list[Path]:
+    """Write frames as photos, `<frame>.jpg`.
+
+    Args:
+        source: See `Video`.
+        folder: To write to.
+        batch_size: How many are held in memory.
+        every: Only each so manieth.
+
+    Raises:
+        ConfigError: Without PyAV.
+        DataError: If no frame can be read.
+    """
+    video, photos = Video(source), list[Path]()
+    for batch in _until_interrupted(video, batch_size, every):
+        for frame in batch:
+            photos.append(folder / f"{frame.number:06d}.jpg")
+            with atomic_path(photos[-1]) as temporary:
+                Image.fromarray(frame.image).save(temporary, format="JPEG", quality=95)
+    log.info("%d frames -> %s", len(photos), folder)
+    _tell_of_missing(video)
+    return photos
+
+
+def _until_interrupted(video: Video, size: int, every: int) -> Iterator[list[Frame]]:
+    """Batches of frames; what is live ends at Ctrl-C, and the rest of the work goes on."""
+    live = is_live(video.source)
+    if live:
+        interruption.hold("writing what there is")
+    try:
+        for number, batch in enumerate(video.batches(size, every)):
+            if live and not number:
+                log.info("%s: until Ctrl-C", video.source)
+            yield batch
+            if live and interruption.noted():
+                return
+    finally:
+        if live:
+            interruption.release()
+
+
+def _tell_of_missing(video: Video) -> None:
+    """Warn of frames of a file that could not be read."""
+    if video.fault or video.read < video.total:
+        of, why = (f" of {video.total}" if video.total else ""), (f" ({video.fault})" if video.fault else "")
+        log.warning("%s: %d%s frames could be read%s", video.source, video.read, of, why)
