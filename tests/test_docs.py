@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from mnv2vision.config.compose import load_config
 from mnv2vision.config.schema import Tune
 from mnv2vision.config.space import check_space, parse_space
 from mnv2vision.inference.runtimes.base import formats_table
+from mnv2vision.inference.video import VideoWriter
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+PAGES = ("README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")))
 # Lists written by the package itself.
 NOT_RUN = ("docs/published_weights.md", "docs/options.md")
 # A block of Python; a block of plain text right behind it is its output.
@@ -42,6 +43,8 @@ NEEDS = {
     "needs-gpu": "GPUs or several nodes",
     "needs-time": "minutes, or packages to compare with",
 }
+FOLDERS = ("photos/", "cells/", "street/")
+"""Given in the place of key=value."""
 CONFIGURED = ("train", "eval", "predict", "convert", "average", "export", "check", "benchmark")
 # Appended to the commands of a page, of which the last value of a key counts.
 _FEW = ["trainer.limit_val_batches=1", "loader.batch_size=4", "loader.workers=0"]
@@ -49,6 +52,7 @@ SMALL = {
     "train": ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "model.image_size=64", *_FEW],
     "eval": _FEW,
 }
+SMALL["predict"] = ["threshold=0.3"]  # a model of two steps recommends none
 SMALL["tune"] = [*SMALL["train"], "tune.trials=2"]
 
 
@@ -74,8 +78,8 @@ def read(page: str) -> str:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to run in, with a few photos."""
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layouts: Callable[[Path, int, str], object]) -> Path:
+    """An empty folder to run in, with a few photos, and what the users of the guide have."""
     (tmp_path / "photos").mkdir()
     generator = np.random.default_rng(0)
     for index, (width, height) in enumerate([(160, 120), (90, 160), (200, 200), (64, 48)]):
@@ -91,6 +95,15 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (tmp_path / folder).mkdir(parents=True)
             for name in "abcd":
                 first.save(tmp_path / folder / f"{name}.jpg")
+    for split in ("train", "val"):
+        layouts(tmp_path / "objects", 10, split)
+    (tmp_path / "objects/yolo/data.yaml").write_text("train: images/train\nval: images/val\nnames: [ant, bee]\n")
+    shutil.copytree(tmp_path / "objects/voc/JPEGImages", tmp_path / "cells")
+    shutil.copytree(tmp_path / "objects/voc/Annotations", tmp_path / "cells", dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "objects/yolo", tmp_path / "street")
+    with VideoWriter(tmp_path / "street.mp4") as video:
+        for index in range(30):
+            video.write(generator.integers(0, 256, (72, 96, 3), dtype=np.uint8), index / 25)
     stand_in()
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -233,8 +246,11 @@ class Block:
     def lines(self) -> Iterator[list[str]]:
         """The words of each command, without comments."""
         for line in self.text.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
-                yield words
+            words = shlex.split(line, comments=True)
+            while words:
+                end = next((place for place, word in enumerate(words) if word in ("||", "&&", "|")), len(words))
+                yield words[:end]
+                words = words[end + 1 :]
 
     def commands(self) -> Iterator[tuple[str, list[str]]]:
         """The package's own commands, with their arguments, whichever way they are called."""
@@ -272,8 +288,12 @@ def test_commands_have_keys_that_exist(page: str, monkeypatch: pytest.MonkeyPatc
                 for own in (item.partition("=")[2] for item in arguments if re.fullmatch(r"recipe=.*\.yaml", item)):
                     (tmp_path / own).parent.mkdir(parents=True, exist_ok=True)  # written by a command before
                     (tmp_path / own).write_text("seed: 0\n")
+                for own in (Path(item.removeprefix("run=")) for item in arguments if item.startswith("run=")):
+                    own.mkdir(parents=True, exist_ok=True)  # of a command before
+                    (own / "model.safetensors").touch()
+                    (own / "config.yaml").write_text("dataset: {name: shapes}\n")
                 # Raises ConfigError for unknown keys, groups and values; a folder is none of them.
-                load_config(COMMANDS[command].schema, [item for item in arguments if item != "photos/"])
+                load_config(COMMANDS[command].schema, [item for item in arguments if item not in FOLDERS])
             elif command == "tune":
                 own = [item for item in arguments if item.startswith(("tune.", "run_dir="))]
                 space = parse_space(load_config(Tune, own).tune.space)

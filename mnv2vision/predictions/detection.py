@@ -74,7 +74,8 @@ def least_scores(threshold: float | str, recommended: Sequence[float]) -> float 
         return float(threshold)
     if not recommended:
         raise ConfigError(
-            f"threshold={AUTO}: the model recommends none, as models trained here do; give a number in 0..1"
+            f"threshold={AUTO}: the model recommends none: it was not evaluated where it was trained, or found nothing"
+            " there; give a number in 0..1"
         )
     return np.array(recommended, np.float32)
 
