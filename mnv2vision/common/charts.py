@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.common.draw import legible, new_figure, write_figure
+from mnv2vision.common.draw import new_figure, write_figure
+from mnv2vision.common.fonts import legible
 
 Values = NDArray[np.float64]
 

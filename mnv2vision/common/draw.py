@@ -1,93 +1,20 @@
 """Pictures for people: confusion matrices, annotated photos, contact sheets."""
 
-import logging
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from mnv2vision.common import fonts
 from mnv2vision.common.atomic import atomic_path
 from mnv2vision.common.colors import palette
 
-# Matplotlib takes longer to import than a photo to predict: only where charts, or letters beyond ASCII, are drawn.
+# Matplotlib takes longer to import than a photo to predict: only where charts are drawn.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-log = logging.getLogger(__name__)
-
-
-# ---- fonts for all scripts ----
-
-
-def legible(names: Sequence[str]) -> list[str]:
-    """Names that installed fonts can draw; others become "class 3" (by label), with one warning."""
-    shown = [name if _is_drawable(name) else f"class {label}" for label, name in enumerate(names)]
-    if shown != list(names):
-        _tell_of_fonts()
-    return shown
-
-
-def _with_known_letters(text: str) -> str:
-    """The text, with letters that no installed font has replaced by question marks."""
-    if _is_drawable(text):
-        return text
-    _tell_of_fonts()
-    return "".join(letter if _is_drawable(letter) else "?" for letter in text)
-
-
-@cache
-def _tell_of_fonts() -> None:
-    log.warning(
-        "no installed font has the letters of some class names; they are drawn as numbers (install the Noto fonts)"
-    )
-
-
-def _is_drawable(text: str) -> bool:
-    return text.isascii() or _font_file(text) is not None
-
-
-@cache
-def _font_file(text: str) -> str | None:
-    """A font with all letters of the text: Matplotlib's own, or one of the system's; None if there is none."""
-    wanted = {ord(letter) for letter in text if letter.isprintable() and not letter.isspace()}
-    return next((path for path in _font_files() if wanted <= _letters(path)), None)
-
-
-@cache
-def _font_files() -> tuple[str, ...]:
-    from matplotlib import font_manager
-
-    default = font_manager.findfont("DejaVu Sans")
-    # The "last resort" font has a box for every letter.
-    others = {entry.fname for entry in font_manager.fontManager.ttflist if "LastResort" not in entry.fname}
-    return default, *sorted(others - {default})
-
-
-@cache
-def _letters(path: str) -> frozenset[int]:
-    from matplotlib import ft2font
-
-    try:
-        return frozenset(ft2font.FT2Font(path).get_charmap())
-    except (OSError, RuntimeError):  # removed since Matplotlib listed it, or damaged
-        return frozenset()
-
-
-def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    path = None if text.isascii() else _font_file(text)
-    return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
-
-
-def _families(texts: Sequence[str]) -> list[str]:
-    """Font families for Matplotlib, which takes each letter from the first family that has it."""
-    from matplotlib import font_manager
-
-    files = dict.fromkeys([_font_files()[0], *filter(None, map(_font_file, texts))])
-    return [font_manager.FontProperties(fname=file).get_name() for file in files]
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -104,7 +31,7 @@ def write_figure(figure: "Figure", path: Path, texts: Sequence[str] = ()) -> Non
 
     FigureCanvasAgg(figure)
     # Text looks up its font when it is drawn.
-    with atomic_path(path) as temporary, matplotlib.rc_context({"font.sans-serif": _families(texts)}):
+    with atomic_path(path) as temporary, matplotlib.rc_context({"font.sans-serif": fonts.families(texts)}):
         figure.savefig(temporary, format=path.suffix[1:], dpi=120)
 
 
@@ -112,7 +39,7 @@ def confusion_of_seen(counts: NDArray[np.int64], names: Sequence[str], path: Pat
     """Draw a `confusion_matrix` of the classes that occur, or were predicted, if any."""
     seen = np.flatnonzero(counts.sum(0) + counts.sum(1))
     if len(seen):
-        shown = legible(names)
+        shown = fonts.legible(names)
         confusion_matrix(counts[np.ix_(seen, seen)], [shown[label] for label in seen], path)
 
 
@@ -124,7 +51,7 @@ def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path
         names: Class names; omitted for more than forty classes.
         path: The PNG file.
     """
-    names = legible(names)
+    names = fonts.legible(names)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(14.0, max(4.5, 1.8 + 0.4 * len(names)))
     figure = new_figure(side + 0.8, side)
@@ -186,14 +113,14 @@ def caption(image: NDArray[np.uint8], lines: Sequence[str]) -> Image.Image:
     """A photo (H, W, 3) with lines of text on a dark band below it."""
     height, width = image.shape[:2]
     size = max(12, min(28, width // 24))
-    lines = [_with_known_letters(line) for line in lines]
+    lines = [fonts.with_known_letters(line) for line in lines]
     band = round(size * 1.4) * len(lines) + size // 2
     picture = Image.new("RGB", (width, height + band), (24, 24, 24))
     picture.paste(Image.fromarray(image))
     draw = ImageDraw.Draw(picture)
     for index, line in enumerate(lines):
         draw.text(
-            (size // 2, height + size // 4 + round(size * 1.4) * index), line, fill="white", font=_font(line, size)
+            (size // 2, height + size // 4 + round(size * 1.4) * index), line, fill="white", font=fonts.font(line, size)
         )
     return picture
 
@@ -207,7 +134,7 @@ def contact_sheet(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], pa
         path: The PNG file.
         columns: Images per row.
     """
-    titles = [_with_known_letters(title) for title in titles]
+    titles = [fonts.with_known_letters(title) for title in titles]
     rows = -(-len(images) // columns)
     width = 12 / columns
     tallest = max((image.shape[0] / image.shape[1] for image in images), default=1.0)
@@ -242,12 +169,12 @@ def draw_boxes(
     )
     draw = ImageDraw.Draw(picture)
     size = max(11, min(24, picture.width // 32))
-    texts = [text if _is_drawable(text) else f"class {label}" for text, label in zip(texts, labels, strict=True)]
+    texts = [text if fonts.is_drawable(text) else f"class {label}" for text, label in zip(texts, labels, strict=True)]
     colors = palette(int(labels.max(initial=0)) + 2)[1:]
     for box, label, text in reversed(list(zip((boxes * factor).tolist(), labels.tolist(), texts, strict=True))):
         color = tuple(colors[label].tolist())
         draw.rectangle(box, outline=color, width=max(2, picture.width // 200))
-        font = _font(text, size)
+        font = fonts.font(text, size)
         left, top, right, bottom = draw.textbbox((box[0] + 2, max(0, box[1] - size - 3)), text, font=font)
         draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=color)
         ink = "black" if sum(c * w for c, w in zip(color, (0.3, 0.6, 0.1), strict=True)) > 130 else "white"
@@ -313,7 +240,7 @@ def overlay_sheet(
     """
     from matplotlib.patches import Patch
 
-    names, background = legible(names), background_label(names)
+    names, background = fonts.legible(names), background_label(names)
     colors = class_colors(names)
     rows = -(-len(examples) // columns)
     figure = new_figure(12.0, 12.6 / columns * rows + 0.6)
@@ -336,7 +263,7 @@ def precision_recall(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.
         curves: Recalls and precisions in 0..1 by name.
         path: The PNG file.
     """
-    curves = {_with_known_letters(name): curve for name, curve in curves.items()}
+    curves = {fonts.with_known_letters(name): curve for name, curve in curves.items()}
     figure = new_figure(6, 4.5)
     axes = figure.add_subplot()
     for name, (recall, precision) in curves.items():

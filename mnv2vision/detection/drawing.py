@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.common import draw
+from mnv2vision.common import draw, fonts
 from mnv2vision.predictions.base import Described, Prediction
 from mnv2vision.predictions.detection import Detection
 
@@ -11,7 +11,7 @@ from mnv2vision.predictions.detection import Detection
 def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int, scale: float) -> Described:
     """Boxes on the photo; see `inference.kinds.Describe`."""
     assert isinstance(prediction, Detection)
-    legible = dict(zip(prediction.names, draw.legible(prediction.names), strict=True))
+    legible = dict(zip(prediction.names, fonts.legible(prediction.names), strict=True))
     names = [prediction.names[label] for label in prediction.labels]
     scores, boxes = prediction.scores.tolist(), prediction.boxes.tolist()
     texts = [f"{legible[name]} {score:.0%}" for name, score in zip(names, scores, strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from mnv2vision.common import charts, draw
+from mnv2vision.common import charts, draw, fonts
 from mnv2vision.common.html import Section, picture, table, text
 from mnv2vision.common.tables import Row
 from mnv2vision.common.text import few
@@ -117,7 +117,7 @@ def draw_confusion(judged: Judged, names: Sequence[str], path: Path) -> None:
     seen = np.flatnonzero(counts.sum(0)[:-1] + counts.sum(1)[:-1])
     if len(seen):
         kept = [*seen, len(names)]
-        shown = draw.legible(names)
+        shown = fonts.legible(names)
         labels = [*(shown[label] for label in seen), "nothing"]
         draw.confusion_matrix(counts[np.ix_(kept, kept)], labels, path)
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.common import draw
+from mnv2vision.common import draw, fonts
 from mnv2vision.predictions.base import Described, Prediction
 from mnv2vision.predictions.segmentation import Segmentation
 
@@ -13,7 +13,7 @@ _LEGEND = 6
 def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int, scale: float) -> Described:
     """The mask over the photo, with a legend; see `inference.kinds.Describe`."""
     assert isinstance(prediction, Segmentation)
-    legible = dict(zip(prediction.names, draw.legible(prediction.names), strict=True))
+    legible = dict(zip(prediction.names, fonts.legible(prediction.names), strict=True))
     shares = prediction.shares()
     colors, background = draw.class_colors(prediction.names), draw.background_label(prediction.names)
     return Described(

@@ -9,7 +9,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
-from mnv2vision.common import draw
+from mnv2vision.common import draw, fonts
 
 PHOTO = np.full((120, 160, 3), 90, np.uint8)
 CHINESE = ("红色", "蓝色")
@@ -17,13 +17,13 @@ CHINESE = ("红色", "蓝色")
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> None:
-    for function in (draw._font_files, draw._font_file, draw._letters, draw._tell_of_fonts):
+    for function in (fonts._font_files, fonts._font_file, fonts._letters, fonts._tell_of_fonts):
         function.cache_clear()
 
 
 @pytest.fixture
 def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draw, "_font_files", lambda: (font_manager.findfont("DejaVu Sans"),))
+    monkeypatch.setattr(fonts, "_font_files", lambda: (font_manager.findfont("DejaVu Sans"),))
 
 
 @pytest.fixture
@@ -47,14 +47,14 @@ def chinese_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     builder.setupPost()
     builder.save(tmp_path / "squares.ttf")
     default = font_manager.findfont("DejaVu Sans")
-    monkeypatch.setattr(draw, "_font_files", lambda: (default, str(tmp_path / "squares.ttf")))
+    monkeypatch.setattr(fonts, "_font_files", lambda: (default, str(tmp_path / "squares.ttf")))
     return tmp_path / "squares.ttf"
 
 
 @pytest.mark.usefixtures("no_system_fonts")
 def test_names_that_no_font_has_are_drawn_as_numbers_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
-        assert draw.legible(["red", *CHINESE, "größer", "μετάξι", "да"]) == [
+        assert fonts.legible(["red", *CHINESE, "größer", "μετάξι", "да"]) == [
             *("red", "class 1", "class 2", "größer", "μετάξι", "да")
         ]
     (line,) = caplog.messages
@@ -62,7 +62,7 @@ def test_names_that_no_font_has_are_drawn_as_numbers_and_told_once(caplog: pytes
 
 
 def test_a_font_of_the_system_is_used(chinese_font: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert draw.legible(CHINESE) == list(CHINESE)
+    assert fonts.legible(CHINESE) == list(CHINESE)
     boxes, labels = np.array([[10.0, 40.0, 90.0, 100.0]]), np.array([0])
     drawn = draw.draw_boxes(PHOTO, boxes, labels, ["红色 90%"])
     number = draw.draw_boxes(PHOTO, boxes, labels, ["class 0"])

@@ -1,0 +1,80 @@
+"""Letters of all scripts: which fonts have them, and what is drawn where none has."""
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+
+from PIL import ImageFont
+
+# Matplotlib, which lists the fonts, takes longer to import than a photo to predict: only for letters beyond ASCII.
+
+log = logging.getLogger(__name__)
+
+
+def legible(names: Sequence[str]) -> list[str]:
+    """Names that installed fonts can draw; others become "class 3" (by label), with one warning."""
+    shown = [name if is_drawable(name) else f"class {label}" for label, name in enumerate(names)]
+    if shown != list(names):
+        _tell_of_fonts()
+    return shown
+
+
+def with_known_letters(text: str) -> str:
+    """The text, with letters that no installed font has replaced by question marks."""
+    if is_drawable(text):
+        return text
+    _tell_of_fonts()
+    return "".join(letter if is_drawable(letter) else "?" for letter in text)
+
+
+@cache
+def _tell_of_fonts() -> None:
+    log.warning(
+        "no installed font has the letters of some class names; they are drawn as numbers (install the Noto fonts)"
+    )
+
+
+def is_drawable(text: str) -> bool:
+    """Whether a font has all letters of a text."""
+    return text.isascii() or _font_file(text) is not None
+
+
+@cache
+def _font_file(text: str) -> str | None:
+    """A font with all letters of the text: Matplotlib's own, or one of the system's; None if there is none."""
+    wanted = {ord(letter) for letter in text if letter.isprintable() and not letter.isspace()}
+    return next((path for path in _font_files() if wanted <= _letters(path)), None)
+
+
+@cache
+def _font_files() -> tuple[str, ...]:
+    from matplotlib import font_manager
+
+    default = font_manager.findfont("DejaVu Sans")
+    # The "last resort" font has a box for every letter.
+    others = {entry.fname for entry in font_manager.fontManager.ttflist if "LastResort" not in entry.fname}
+    return default, *sorted(others - {default})
+
+
+@cache
+def _letters(path: str) -> frozenset[int]:
+    from matplotlib import ft2font
+
+    try:
+        return frozenset(ft2font.FT2Font(path).get_charmap())
+    except (OSError, RuntimeError):  # removed since Matplotlib listed it, or damaged
+        return frozenset()
+
+
+def font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of so many pixels that has the letters of a text that is drawable."""
+    path = None if text.isascii() else _font_file(text)
+    return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+
+
+def families(texts: Sequence[str]) -> list[str]:
+    """Font families for Matplotlib, which takes each letter from the first family that has it."""
+    from matplotlib import font_manager
+
+    files = dict.fromkeys([_font_files()[0], *filter(None, map(_font_file, texts))])
+    return [font_manager.FontProperties(fname=file).get_name() for file in files]
