@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_WITH_COUNTS = 12
+"""Classes up to which the cells of a confusion matrix have counts, too."""
+
+
 def new_figure(width: float, height: float) -> "Figure":
     """An empty figure of so many inches."""
     from matplotlib.figure import Figure
@@ -43,30 +47,50 @@ def confusion_of_seen(counts: NDArray[np.int64], names: Sequence[str], path: Pat
         confusion_matrix(counts[np.ix_(seen, seen)], [shown[label] for label in seen], path)
 
 
-def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
-    """Draw a (C, C) confusion matrix, normalised by the actual class.
+def confusion_matrix(
+    counts: NDArray[np.int64], names: Sequence[str], path: Path, found: Sequence[str] | None = None
+) -> None:
+    """Draw a (C, C) confusion matrix in percent of the rows, with the counts below where there is room.
 
     Args:
         counts: The matrix; rows are the actual classes.
-        names: Class names; omitted for more than forty classes.
+        names: Of the rows, omitted for more than forty.
         path: The PNG file.
+        found: Of the columns; the same by default.
     """
-    names = fonts.legible(names)
+    rows = fonts.legible(names)
+    columns = rows if found is None else fonts.legible(found)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = min(14.0, max(4.5, 1.8 + 0.4 * len(names)))
+    cell = 0.55 if len(rows) <= _WITH_COUNTS else 0.42
+    side = min(14.0, max(4.5, 1.8 + cell * len(rows)))
     figure = new_figure(side + 0.8, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, label="share of the actual class", shrink=0.8)
+    figure.colorbar(image, label="share of the row", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="actual")
-    if len(names) <= 40:
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(names)), names)
-    if len(names) <= 20:
+    if len(rows) <= 40:
+        axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(rows)), rows)
+    if len(rows) <= 24:
         for row, column in np.argwhere(counts):
-            color = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
-    write_figure(figure, path, names)
+            share, count = shares[row, column], f"\n{_short(counts[row, column])}" if len(rows) <= _WITH_COUNTS else ""
+            color = "white" if share > 0.5 else "black"
+            axes.text(column, row, percent(share) + count, ha="center", va="center", color=color, fontsize=8)
+    write_figure(figure, path, [*rows, *columns])
+
+
+def percent(share: float) -> str:
+    """A share above 0 in whole percent, neither nothing nor all where it is not."""
+    if share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+
+
+def _short(count: int) -> str:
+    """A number in about four characters, such as 12k: pixels are counted in millions."""
+    from matplotlib.ticker import EngFormatter
+
+    return str(count) if count < 10_000 else EngFormatter(places=0, sep="")(count)
 
 
 def search(

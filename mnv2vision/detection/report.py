@@ -17,6 +17,10 @@ from mnv2vision.detection.thresholds import ClassThreshold, class_thresholds, sc
 
 _CURVES = 10
 """Classes whose curves are drawn, those with the most objects."""
+_CONFUSION = (
+    "Of detections from the recommended scores on, in percent of the objects of a class. The last column is of objects"
+    " that were missed; the last row of detections where nothing is, in percent of these."
+)
 _HINTS = {
     "class": "look at the confusion table for labels that are mixed up, or classes that need more photos",
     "localisation": "give boxes more pixels, by a larger model.image_size, and look whether the labels are tight",
@@ -66,7 +70,7 @@ def _confusion(of: Evaluated, folder: Path) -> Section:
     if of.kept is None:
         return Section("Confusion", Markup())
     draw_confusion(of.kept, of.names, path)
-    return Section("Confusion", text("Of detections from the recommended scores on.") + picture(path))
+    return Section("Confusion", text(_CONFUSION) + picture(path))
 
 
 def _errors(of: Evaluated, folder: Path) -> Section:
@@ -118,8 +122,8 @@ def draw_confusion(judged: Judged, names: Sequence[str], path: Path) -> None:
     if len(seen):
         kept = [*seen, len(names)]
         shown = fonts.legible(names)
-        labels = [*(shown[label] for label in seen), "nothing"]
-        draw.confusion_matrix(counts[np.ix_(kept, kept)], labels, path)
+        labels = [shown[label] for label in seen]
+        draw.confusion_matrix(counts[np.ix_(kept, kept)], [*labels, "(nothing)"], path, found=[*labels, "(missed)"])
 
 
 def advice(of: Evaluated) -> list[str]:

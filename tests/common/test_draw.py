@@ -7,6 +7,7 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mnv2vision.common import draw, fonts
@@ -82,6 +83,32 @@ def test_no_letter_becomes_a_box(recwarn: pytest.WarningsRecorder, tmp_path: Pat
     draw.contact_sheet([PHOTO], ["✗ 红色"], tmp_path / "b.png")
     draw.overlay_sheet([(PHOTO, np.zeros((120, 160), np.uint8))], CHINESE, tmp_path / "c.png")
     assert [warning for warning in recwarn if "Glyph" in str(warning.message)] == []
+
+
+def test_confusion_is_in_percent_of_the_rows_with_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(draw, "write_figure", lambda figure, path, texts: figures.append(figure))
+    counts = np.array([[3, 1, 0], [0, 0, 0], [10, 25_000, 999_990]])
+    draw.confusion_matrix(counts, ["ant", "bee", "(nothing)"], tmp_path / "a.png", found=["ant", "bee", "(missed)"])
+    axes = figures[0].axes[0]
+    cells = {(text.get_position()): text.get_text() for text in axes.texts}
+    assert cells == {
+        (0, 0): "75%\n3",
+        (1, 0): "25%\n1",
+        (0, 2): "<1%\n10",  # 0.001 %
+        (1, 2): "2%\n25k",
+        (2, 2): "98%\n1M",
+    }
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ant", "bee", "(nothing)"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["ant", "bee", "(missed)"]
+    draw.confusion_matrix(np.eye(20, dtype=np.int64) * 9, [f"class {i}" for i in range(20)], tmp_path / "b.png")
+    assert {text.get_text() for text in figures[1].axes[0].texts} == {"100%"}  # no room for counts
+
+
+def test_percent_says_neither_nothing_nor_all_of_a_part() -> None:
+    assert [draw.percent(share) for share in (0.0004, 0.005001, 0.5, 0.9949, 0.9999, 1.0)] == [
+        *("<1%", "1%", "50%", "99%", ">99%", "100%")
+    ]
 
 
 @pytest.mark.parametrize(
