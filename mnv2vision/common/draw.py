@@ -280,22 +280,22 @@ def overlay_sheet(
     write_figure(figure, path, names)
 
 
-def precision_recall(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], path: Path) -> None:
-    """Draw precision-recall curves.
+def precision_recall(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64], float]], path: Path) -> None:
+    """Draw precision-recall curves; the legend has their average precisions.
 
     Args:
-        curves: Recalls and precisions in 0..1 by name.
+        curves: Recalls, precisions and average precision in 0..1 by name.
         path: The PNG file.
     """
     curves = {fonts.with_known_letters(name): curve for name, curve in curves.items()}
     figure = new_figure(6, 4.5)
     axes = figure.add_subplot()
-    for name, (recall, precision) in curves.items():
-        axes.plot(recall, precision, label=name, linewidth=1.5)
+    for name, (recall, precision, average) in curves.items():
+        axes.plot(recall, precision, label=f"{name}: {average:.3f}", linewidth=1.5)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     if curves:
-        axes.legend(loc="lower left", fontsize=9)
+        axes.legend(loc="lower left", fontsize=9, title="average precision", title_fontsize=9)
     else:
         axes.set_title("no objects")
     write_figure(figure, path, list(curves))

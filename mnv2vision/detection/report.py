@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from mnv2vision.common import charts, draw, fonts
 from mnv2vision.common.html import Section, picture, table, text
-from mnv2vision.common.tables import Row
 from mnv2vision.common.text import few
+from mnv2vision.detection.coco_evaluator import ClassAp
 from mnv2vision.detection.errors import ERRORS, FOREGROUND, Judged, Verdict, error_kinds
 from mnv2vision.detection.thresholds import ClassThreshold, class_thresholds, score_curve
+from mnv2vision.detection.voc_evaluator import VocClassAp
 
 _CURVES = 10
 """Classes whose curves are drawn, those with the most objects."""
@@ -44,7 +45,7 @@ class Evaluated(NamedTuple):
     names: Sequence[str]
     judged: Judged
     kept: Judged | None
-    rows: Sequence[Row]
+    rows: Sequence[ClassAp] | Sequence[VocClassAp]
 
 
 def _classes(of: Evaluated, folder: Path) -> Section:
@@ -55,6 +56,7 @@ def _classes(of: Evaluated, folder: Path) -> Section:
     charts.over_scores(
         {name: tuple(score_curve(of.judged, label)) for name, label in labels.items()},  # type: ignore[misc]
         {row.name: row.threshold for row in found if row.threshold is not None},
+        {row.name: row.AP50 for row in of.rows if row.AP50 is not None},
         path,
     )
     told = "The score with the best F1 at an IoU of 0.5 is recommended: predict … threshold=auto."

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,14 @@ class ImageResult:
     found: Detection
     truth: Boxes
     size: tuple[int, int] = (0, 0)
+
+
+class Curve(NamedTuple):
+    """Precisions by recall, in 0..1, and their average."""
+
+    recall: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    AP: float
 
 
 class Collector(ABC):

@@ -10,7 +10,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mnv2vision.common import draw, fonts
+from mnv2vision.common import charts, draw, fonts
 
 PHOTO = np.full((120, 160, 3), 90, np.uint8)
 CHINESE = ("红色", "蓝色")
@@ -103,6 +103,18 @@ def test_confusion_is_in_percent_of_the_rows_with_counts(tmp_path: Path, monkeyp
     assert [label.get_text() for label in axes.get_xticklabels()] == ["ant", "bee", "(missed)"]
     draw.confusion_matrix(np.eye(20, dtype=np.int64) * 9, [f"class {i}" for i in range(20)], tmp_path / "b.png")
     assert {text.get_text() for text in figures[1].axes[0].texts} == {"100%"}  # no room for counts
+
+
+def test_curves_are_named_with_their_average_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    for module in (draw, charts):
+        monkeypatch.setattr(module, "write_figure", lambda figure, path, texts: figures.append(figure))
+    points = np.array([0.5, 1.0])
+    draw.precision_recall({"person": (points, points, 0.71249)}, tmp_path / "a.png")
+    curves = {"ant": (points[::-1], points, points, points), "bee": (points[::-1], points, points, points)}
+    charts.over_scores(curves, {"ant": 0.5}, {"ant": 0.25}, tmp_path / "b.png")
+    names = [[text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in figures]
+    assert names == [["person: 0.712"], ["ant: 0.250", "bee"]]
 
 
 def test_percent_says_neither_nothing_nor_all_of_a_part() -> None:

@@ -282,7 +282,7 @@ def _outcome(results: Sequence[ImageResult], folder: Path) -> list[Any]:
     for evaluator in (CocoEvaluator(NAMES), VocEvaluator(NAMES)):
         fill(evaluator, results)
         metrics = evaluator.compute()
-        curves = {name: [array.tobytes() for array in curve] for name, curve in evaluator.curves().items()}
+        curves = {name: [np.asarray(part).tobytes() for part in curve] for name, curve in evaluator.curves().items()}
         path = folder / "predictions.json"
         write_results(path, evaluator.results, CATEGORY_IDS)
         ids = [result.image_id for result in evaluator.results]
