@@ -240,7 +240,7 @@ def test_order_of_images() -> None:
         (["10", "2", "33"], ["10", "2", "33"]),
         (["b", 10, "a", 2], [10, 2, "a", "b"]),
     ):
-        collector = Collector()
+        collector = VocEvaluator(NAMES)
         fill(collector, [random_result(image_id, 0, 1, 1) for image_id in ids])
         assert collector.results == []
         assert [result.image_id for result in collector.collect()] == order
