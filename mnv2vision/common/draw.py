@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from mnv2vision.common import fonts
 from mnv2vision.common.atomic import atomic_path
 from mnv2vision.common.colors import palette
+from mnv2vision.common.label_places import label_places
 
 # Matplotlib takes longer to import than a photo to predict: only where charts are drawn.
 if TYPE_CHECKING:
@@ -173,13 +174,14 @@ def contact_sheet(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], pa
 
 _FIRST_CLASS = (255, 160, 0)  # for label 0 if it is not background: VOC's black would hide the pixels
 
+_PAD = 3  # pixels before and after a label's text
 _LEAST_SIDE = 320  # smaller pictures are enlarged, so that text on them can be read
 
 
 def draw_boxes(
     image: NDArray[np.uint8], boxes: NDArray[np.floating], labels: NDArray[np.int64], texts: Sequence[str]
 ) -> NDArray[np.uint8]:
-    """Draw labelled boxes, the first on top; small images are enlarged.
+    """Draw labelled boxes, the first on top, with labels that do not cover each other; small images are enlarged.
 
     Args:
         image: (H, W, 3) uint8.
@@ -195,14 +197,20 @@ def draw_boxes(
     size = max(11, min(24, picture.width // 32))
     texts = [text if fonts.is_drawable(text) else f"class {label}" for text, label in zip(texts, labels, strict=True)]
     colors = palette(int(labels.max(initial=0)) + 2)[1:]
-    for box, label, text in reversed(list(zip((boxes * factor).tolist(), labels.tolist(), texts, strict=True))):
-        color = tuple(colors[label].tolist())
+    shown = [tuple(colors[label].tolist()) for label in labels]
+    corners = np.rint(boxes * factor).astype(np.float64)
+    for box, color in reversed(list(zip(corners.tolist(), shown, strict=True))):
         draw.rectangle(box, outline=color, width=max(2, picture.width // 200))
-        font = fonts.font(text, size)
-        left, top, right, bottom = draw.textbbox((box[0] + 2, max(0, box[1] - size - 3)), text, font=font)
-        draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=color)
+    letters = [fonts.font(text, size) for text in texts]
+    widths = [font.getlength(text) + 2 * _PAD for font, text in zip(letters, texts, strict=True)]
+    heights = [sum(font.getmetrics()) + 1 for font in letters]
+    places = label_places(corners, np.ceil(np.array([widths, heights], float).T), picture.size)
+    for (left, top, right, bottom), color, font, text in reversed(
+        list(zip(places.tolist(), shown, letters, texts, strict=True))
+    ):
+        draw.rectangle((left, top, right - 1, bottom - 1), fill=color)
         ink = "black" if sum(c * w for c, w in zip(color, (0.3, 0.6, 0.1), strict=True)) > 130 else "white"
-        draw.text((box[0] + 2, max(0, box[1] - size - 3)), text, fill=ink, font=font)
+        draw.text((left + _PAD, top), text, fill=ink, font=font)
     return np.asarray(picture)
 
 

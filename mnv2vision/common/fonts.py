@@ -66,10 +66,14 @@ def _letters(path: str) -> frozenset[int]:
         return frozenset()
 
 
-def font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(text: str, size: int) -> ImageFont.FreeTypeFont:
     """A font of so many pixels that has the letters of a text that is drawable."""
     path = None if text.isascii() else _font_file(text)
-    return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+    if path is not None:
+        return ImageFont.truetype(path, size)
+    default = ImageFont.load_default(size)
+    assert isinstance(default, ImageFont.FreeTypeFont)  # which it is for a size
+    return default
 
 
 def families(texts: Sequence[str]) -> list[str]:
