@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from mnv2vision.common import fonts
 from mnv2vision.common.atomic import atomic_path
-from mnv2vision.common.colors import palette
+from mnv2vision.common.colors import Color, background_label, class_colors, palette
 from mnv2vision.common.label_places import label_places
 
 # Matplotlib takes longer to import than a photo to predict: only where charts are drawn.
@@ -134,19 +134,27 @@ def search(
     write_figure(figure, path)
 
 
-def caption(image: NDArray[np.uint8], lines: Sequence[str]) -> Image.Image:
-    """A photo (H, W, 3) with lines of text on a dark band below it."""
+def caption(image: NDArray[np.uint8], lines: Sequence[str], colors: Sequence[Color | None] = ()) -> Image.Image:
+    """A photo with lines of text on a dark band below it.
+
+    Args:
+        image: (H, W, 3) uint8.
+        lines: The text.
+        colors: Of a square before each line, None for a line without; no squares by default.
+    """
     height, width = image.shape[:2]
     size = max(12, min(28, width // 24))
     lines = [fonts.with_known_letters(line) for line in lines]
-    band = round(size * 1.4) * len(lines) + size // 2
-    picture = Image.new("RGB", (width, height + band), (24, 24, 24))
+    step, margin = round(size * 1.4), size // 2
+    picture = Image.new("RGB", (width, height + step * len(lines) + margin), (24, 24, 24))
     picture.paste(Image.fromarray(image))
     draw = ImageDraw.Draw(picture)
-    for index, line in enumerate(lines):
-        draw.text(
-            (size // 2, height + size // 4 + round(size * 1.4) * index), line, fill="white", font=fonts.font(line, size)
-        )
+    for index, (line, color) in enumerate(zip(lines, colors or [None] * len(lines), strict=True)):
+        top = height + margin // 2 + step * index
+        if color is not None:
+            draw.rectangle((margin, top + size // 6, margin + size, top + size // 6 + size), fill=color)
+        left = margin + (size + margin if any(colors) else 0)
+        draw.text((left, top), line, fill="white", font=fonts.font(line, size))
     return picture
 
 
@@ -172,22 +180,25 @@ def contact_sheet(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], pa
     write_figure(figure, path, titles)
 
 
-_FIRST_CLASS = (255, 160, 0)  # for label 0 if it is not background: VOC's black would hide the pixels
-
 _PAD = 3  # pixels before and after a label's text
 _LEAST_SIDE = 320  # smaller pictures are enlarged, so that text on them can be read
 
 
 def draw_boxes(
-    image: NDArray[np.uint8], boxes: NDArray[np.floating], labels: NDArray[np.int64], texts: Sequence[str]
+    image: NDArray[np.uint8],
+    boxes: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    texts: Sequence[str],
+    colors: NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
     """Draw labelled boxes, the first on top, with labels that do not cover each other; small images are enlarged.
 
     Args:
         image: (H, W, 3) uint8.
         boxes: (n, 4) (x1, y1, x2, y2) in pixels.
-        labels: (n,), for the colours.
+        labels: (n,).
         texts: One per box.
+        colors: (C, 3) RGB by label.
     """
     factor = max(1, -(-_LEAST_SIDE // max(image.shape[:2])))
     picture = Image.fromarray(image).resize(
@@ -196,7 +207,6 @@ def draw_boxes(
     draw = ImageDraw.Draw(picture)
     size = max(11, min(24, picture.width // 32))
     texts = [text if fonts.is_drawable(text) else f"class {label}" for text, label in zip(texts, labels, strict=True)]
-    colors = palette(int(labels.max(initial=0)) + 2)[1:]
     shown = [tuple(colors[label].tolist()) for label in labels]
     corners = np.rint(boxes * factor).astype(np.float64)
     for box, color in reversed(list(zip(corners.tolist(), shown, strict=True))):
@@ -239,19 +249,6 @@ def overlay(
     return drawn
 
 
-def background_label(names: Sequence[str]) -> int | None:
-    """0 if the first class is named background, or if there are no names; otherwise None."""
-    return 0 if not names or names[0].strip("_ ").lower() == "background" else None
-
-
-def class_colors(names: Sequence[str]) -> NDArray[np.uint8]:
-    """(256, 3) RGB by label: VOC's colours, with a visible one for label 0 if it is not background."""
-    colors = palette(256)
-    if background_label(names) is None:
-        colors[0] = _FIRST_CLASS
-    return colors
-
-
 def label_image(mask: NDArray[np.uint8]) -> Image.Image:
     """A palette image of (H, W) labels, in VOC's colours."""
     picture = Image.fromarray(mask)
@@ -272,8 +269,8 @@ def overlay_sheet(
     """
     from matplotlib.patches import Patch
 
-    names, background = fonts.legible(names), background_label(names)
-    colors = class_colors(names)
+    colors, background = class_colors(names), background_label(names)
+    names = fonts.legible(names)
     rows = -(-len(examples) // columns)
     figure = new_figure(12.0, 12.6 / columns * rows + 0.6)
     seen: set[int] = set()

@@ -66,6 +66,7 @@ def predict_files(
     device: str | None,
     runtime: str,
     output_format: Layout | None = None,
+    colors: Sequence[str] = (),
 ) -> None:
     """Write `predictions.csv`, `predictions.json` and an annotated picture per image; of objects also `counts.csv`.
 
@@ -81,9 +82,10 @@ def predict_files(
         device: Where to run; None for the GPU if there is one.
         runtime: See `Predictor`.
         output_format: Labels to write, too, see `labels.write_labels`; of several detectors, below the head's name.
+        colors: Of some classes, see `read_colors`.
 
     Raises:
-        ConfigError: For an output folder where pictures would replace the photos.
+        ConfigError: For colours that cannot be, or an output folder where pictures would replace the photos.
         DataError: At the end, with how many of the photos could not be read, and why; the others have their results.
     """
     if top < 1:
@@ -102,7 +104,7 @@ def predict_files(
     detectors = {name: head.names for name, head in predictor.heads.items() if head.task == "detection"}
     if output_format is not None and not detectors:
         raise ConfigError(f"output_format={output_format}: is for detection, and {checkpoint} does not detect")
-    describe = Describer(predictor.heads, top)
+    describe = Describer(predictor.heads, top, colors)
     folder = Path(output)
     names = _names_below(paths)
     if output_format is not None:

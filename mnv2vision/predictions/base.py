@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2vision.common.colors import Color
 from mnv2vision.errors import WeightsError
 from mnv2vision.preprocessing import Preprocessing
 
@@ -57,6 +58,7 @@ class Described(NamedTuple):
         key: Of `entries` in the JSON file.
         entries: For the JSON file.
         mask: A label image to write beside the picture.
+        colors: Of the lines, where they have some.
     """
 
     picture: NDArray[np.uint8]
@@ -66,6 +68,7 @@ class Described(NamedTuple):
     key: str
     entries: list[dict[str, object]]
     mask: NDArray[np.uint8] | None = None
+    colors: tuple[Color | None, ...] = ()
 
 
 class Exported(NamedTuple):

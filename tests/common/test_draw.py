@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mnv2vision.common import charts, draw, fonts
+from mnv2vision.common.colors import background_label, class_colors, palette
 
 PHOTO = np.full((120, 160, 3), 90, np.uint8)
+COLORS = np.full((4, 3), 200, np.uint8)
 CHINESE = ("红色", "蓝色")
 
 
@@ -65,8 +67,8 @@ def test_names_that_no_font_has_are_drawn_as_numbers_and_told_once(caplog: pytes
 def test_a_font_of_the_system_is_used(chinese_font: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert fonts.legible(CHINESE) == list(CHINESE)
     boxes, labels = np.array([[10.0, 40.0, 90.0, 100.0]]), np.array([0])
-    drawn = draw.draw_boxes(PHOTO, boxes, labels, ["红色 90%"])
-    number = draw.draw_boxes(PHOTO, boxes, labels, ["class 0"])
+    drawn = draw.draw_boxes(PHOTO, boxes, labels, ["红色 90%"], COLORS)
+    number = draw.draw_boxes(PHOTO, boxes, labels, ["class 0"], COLORS)
     assert (drawn != number).any()
     assert caplog.messages == []
 
@@ -75,8 +77,8 @@ def test_a_font_of_the_system_is_used(chinese_font: Path, caplog: pytest.LogCapt
 def test_no_letter_becomes_a_box(recwarn: pytest.WarningsRecorder, tmp_path: Path) -> None:
     """What is drawn is what is drawn of the number, and Matplotlib misses no glyph."""
     boxes, labels = np.array([[10.0, 40.0, 90.0, 100.0]]), np.array([3])
-    drawn = draw.draw_boxes(PHOTO, boxes, labels, ["红色 90%"])
-    np.testing.assert_array_equal(drawn, draw.draw_boxes(PHOTO, boxes, labels, ["class 3"]))
+    drawn = draw.draw_boxes(PHOTO, boxes, labels, ["红色 90%"], COLORS)
+    np.testing.assert_array_equal(drawn, draw.draw_boxes(PHOTO, boxes, labels, ["class 3"], COLORS))
     captioned = np.asarray(draw.caption(PHOTO, ["90% 红"]))
     np.testing.assert_array_equal(captioned, np.asarray(draw.caption(PHOTO, ["90% ?"])))
     draw.confusion_matrix(np.eye(2, dtype=np.int64), CHINESE, tmp_path / "a.png")
@@ -127,18 +129,18 @@ def test_percent_says_neither_nothing_nor_all_of_a_part() -> None:
     ("first", "is_drawn"), [("background", False), ("Background ", False), ("_background_", False)]
 )
 def test_the_background_is_left_as_it_is(first: str, is_drawn: bool) -> None:
-    assert draw.background_label((first, "car")) == 0
-    assert not draw.class_colors((first, "car"))[0].any()
+    assert background_label((first, "car")) == 0
+    assert not class_colors((first, "car"))[0].any()
 
 
 def test_label_0_is_a_class_like_any_other(tmp_path: Path) -> None:
     names = ("sky", "road", "car")
-    assert draw.background_label(names) is None
+    assert background_label(names) is None
     mask = np.zeros((120, 160), np.uint8)
-    colors = draw.class_colors(names)
-    drawn = draw.overlay(PHOTO, mask, colors, background=draw.background_label(names))
+    colors = class_colors(names)
+    drawn = draw.overlay(PHOTO, mask, colors, background=background_label(names))
     assert (drawn != PHOTO).any(axis=2).all()
-    assert len({tuple(color) for color in colors.tolist()}) == 256
+    assert len({tuple(color) for color in colors[:3].tolist()}) == 3
     # In the legend, too: the sheet of a photo that is all sky has one, that of all background has none.
     heights = {}
     for first in ("sky", "background"):
@@ -153,6 +155,6 @@ def test_overlay_in_strips_is_the_formula() -> None:
     generator = np.random.default_rng(0)
     image = generator.integers(0, 256, (3000, 700, 3), np.uint8)  # several strips
     mask = generator.integers(0, 5, (3000, 700), np.uint8)
-    colors = draw.palette(5)
+    colors = palette(5)
     wanted = np.where((mask == 0)[..., None], image, image * (1 - 0.6) + colors[mask] * 0.6).astype(np.uint8)
     np.testing.assert_array_equal(draw.overlay(image, mask, colors), wanted)
