@@ -6,9 +6,33 @@ from functools import cache
 
 from PIL import ImageFont
 
+from mnv2vision.errors import ConfigError
+
 # Matplotlib, which lists the fonts, takes longer to import than a photo to predict: only for letters beyond ASCII.
 
 log = logging.getLogger(__name__)
+
+_given: list[str] = []
+
+
+def use_font(path: str) -> None:
+    """Look in a font first for letters beyond ASCII, in all pictures from now on.
+
+    Args:
+        path: A file that FreeType reads: .ttf, .otf, .ttc.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    from matplotlib import font_manager
+
+    try:
+        font_manager.fontManager.addfont(path)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"font={path}: cannot be read as a font; give a .ttf, .otf or .ttc file") from error
+    _given[:] = [path]
+    for function in (_font_files, _font_file):
+        function.cache_clear()
 
 
 def legible(names: Sequence[str]) -> list[str]:
@@ -30,7 +54,8 @@ def with_known_letters(text: str) -> str:
 @cache
 def _tell_of_fonts() -> None:
     log.warning(
-        "no installed font has the letters of some class names; they are drawn as numbers (install the Noto fonts)"
+        "no installed font has the letters of some class names; they are drawn as numbers"
+        " (install the Noto fonts, or give predict one with font=)"
     )
 
 
@@ -41,7 +66,7 @@ def is_drawable(text: str) -> bool:
 
 @cache
 def _font_file(text: str) -> str | None:
-    """A font with all letters of the text: Matplotlib's own, or one of the system's; None if there is none."""
+    """A font with all letters of the text: the given one, Matplotlib's, or one of the system's; None without any."""
     wanted = {ord(letter) for letter in text if letter.isprintable() and not letter.isspace()}
     return next((path for path in _font_files() if wanted <= _letters(path)), None)
 
@@ -50,10 +75,16 @@ def _font_file(text: str) -> str | None:
 def _font_files() -> tuple[str, ...]:
     from matplotlib import font_manager
 
-    default = font_manager.findfont("DejaVu Sans")
+    default = _default()
     # The "last resort" font has a box for every letter.
     others = {entry.fname for entry in font_manager.fontManager.ttflist if "LastResort" not in entry.fname}
-    return default, *sorted(others - {default})
+    return *_given, default, *sorted(others - {default, *_given})
+
+
+def _default() -> str:
+    from matplotlib import font_manager
+
+    return str(font_manager.findfont("DejaVu Sans"))
 
 
 @cache
@@ -80,5 +111,5 @@ def families(texts: Sequence[str]) -> list[str]:
     """Font families for Matplotlib, which takes each letter from the first family that has it."""
     from matplotlib import font_manager
 
-    files = dict.fromkeys([_font_files()[0], *filter(None, map(_font_file, texts))])
+    files = dict.fromkeys([_default(), *filter(None, map(_font_file, texts))])
     return [font_manager.FontProperties(fname=file).get_name() for file in files]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mnv2vision.common import draw
 from mnv2vision.common.atomic import atomic_path, write_text
+from mnv2vision.common.fonts import use_font
 from mnv2vision.data.decoding import IMAGE_EXTENSIONS, decode_image
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.inference.describe import Describer
@@ -67,6 +68,7 @@ def predict_files(
     runtime: str,
     output_format: Layout | None = None,
     colors: Sequence[str] = (),
+    font: str | None = None,
 ) -> None:
     """Write `predictions.csv`, `predictions.json` and an annotated picture per image; of objects also `counts.csv`.
 
@@ -83,14 +85,17 @@ def predict_files(
         runtime: See `Predictor`.
         output_format: Labels to write, too, see `labels.write_labels`; of several detectors, below the head's name.
         colors: Of some classes, see `read_colors`.
+        font: A file, see `use_font`.
 
     Raises:
-        ConfigError: For colours that cannot be, or an output folder where pictures would replace the photos.
+        ConfigError: For colours or a font that cannot be, or an output folder where pictures would replace the photos.
         DataError: At the end, with how many of the photos could not be read, and why; the others have their results.
     """
     if top < 1:
         raise ConfigError(f"top={top} must be at least 1")
     check_threshold(threshold)
+    if font is not None:
+        use_font(font)
     paths = find_images(images)
     predictor = Predictor(
         checkpoint,

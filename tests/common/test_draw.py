@@ -1,5 +1,6 @@
 """Pictures: letters of all scripts, and labels that are all drawn."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from mnv2vision.common import charts, draw, fonts
 from mnv2vision.common.colors import background_label, class_colors, palette
+from mnv2vision.errors import ConfigError
 
 PHOTO = np.full((120, 160, 3), 90, np.uint8)
 COLORS = np.full((4, 3), 200, np.uint8)
@@ -19,9 +21,13 @@ CHINESE = ("红色", "蓝色")
 
 
 @pytest.fixture(autouse=True)
-def _nothing_remembered() -> None:
-    for function in (fonts._font_files, fonts._font_file, fonts._letters, fonts._tell_of_fonts):
+def _nothing_remembered() -> Iterator[None]:
+    functions = (fonts._font_files, fonts._font_file, fonts._letters, fonts._tell_of_fonts)
+    for function in functions:
         function.cache_clear()
+    yield
+    for function in functions:
+        getattr(function, "cache_clear", lambda: None)()  # one may be replaced
 
 
 @pytest.fixture
@@ -71,6 +77,32 @@ def test_a_font_of_the_system_is_used(chinese_font: Path, caplog: pytest.LogCapt
     number = draw.draw_boxes(PHOTO, boxes, labels, ["class 0"], COLORS)
     assert (drawn != number).any()
     assert caplog.messages == []
+
+
+def test_a_font_that_is_given_comes_first(chinese_font: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its letters are squares, also those that an installed font has."""
+    monkeypatch.undo()  # nothing but what is installed
+    monkeypatch.setattr(fonts, "_given", [])
+    manager = font_manager.fontManager
+    monkeypatch.setattr(manager, "ttflist", list(manager.ttflist))
+    boxes, labels = np.array([[10.0, 40.0, 90.0, 100.0]]), np.array([0])
+    plain, ascii_text = (draw.draw_boxes(PHOTO, boxes, labels, [text], COLORS) for text in ("größe", "class"))
+    fonts.use_font(str(chinese_font))
+    assert fonts.legible(CHINESE) == list(CHINESE)
+    assert fonts._font_files()[0] == str(chinese_font)
+    assert fonts.font("红", 12).path == str(chinese_font)
+    assert fonts.families(["红"]) == ["DejaVu Sans", "Squares"]  # of charts
+    # What it lacks is taken from others, and plain letters stay as they are.
+    np.testing.assert_array_equal(draw.draw_boxes(PHOTO, boxes, labels, ["größe"], COLORS), plain)
+    np.testing.assert_array_equal(draw.draw_boxes(PHOTO, boxes, labels, ["class"], COLORS), ascii_text)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no font at all"])
+def test_what_is_no_font(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "a.ttf").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^font=.*a\.ttf: cannot be read as a font; give a \.ttf"):
+        fonts.use_font(str(tmp_path / "a.ttf"))
 
 
 @pytest.mark.usefixtures("no_system_fonts")

@@ -95,5 +95,7 @@ def test_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(red, blue) - green > 40  # all of it is road or person
     assert main([*command, "colors=raod:red"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("did you mean road?")
+    assert main([*command, f"font={tmp_path}/a.png"]) == 2
+    assert "a.png: cannot be read as a font; give a .ttf" in capsys.readouterr().err
     assert main([*command, "colors={road: red}"]) == 2
     assert "colors takes a list, each <class>:<colour>" in capsys.readouterr().err
