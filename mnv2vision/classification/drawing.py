@@ -1,17 +1,22 @@
 """A photo's class, for people and tables."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.common import draw
+from mnv2vision.common import fonts
+from mnv2vision.common.colors import Color
 from mnv2vision.predictions.base import Described, Prediction
 from mnv2vision.predictions.classification import Classification
 
 
-def describe(photo: NDArray[np.uint8], prediction: Prediction, top: int, scale: float) -> Described:
+def describe(
+    photo: NDArray[np.uint8], prediction: Prediction, top: int, scale: float, colors: Mapping[str, Color]
+) -> Described:
     """The best classes below the photo; see `inference.kinds.Describe`."""
     assert isinstance(prediction, Classification)
-    legible = dict(zip(prediction.names, draw.legible(prediction.names), strict=True))
+    legible = dict(zip(prediction.names, fonts.legible(prediction.names), strict=True))
     best = prediction.top(top)
     return Described(
         picture=photo,

@@ -11,6 +11,7 @@ from torch import Tensor
 from mnv2vision.classification.calibration import Bins, calibration_bins, confidences, fit_temperature
 from mnv2vision.common.distributed import gather
 from mnv2vision.common.text import few
+from mnv2vision.contracts import ClassFigures
 from mnv2vision.data.sample import Sample
 
 MOST_LOGITS = 2**22
@@ -165,6 +166,10 @@ class ClassificationEvaluator:
             for label, name in enumerate(self.names)
             if actual[label] or predicted[label]
         ]
+
+    def class_figures(self) -> ClassFigures:
+        """See `Evaluator.class_figures`."""
+        return ClassFigures("recall", [(row.name, row.recall) for row in self.per_class() if row.recall is not None])
 
     def most_confused(self, count: int = 10) -> list[Confusion]:
         """The pairs of classes that are mistaken most often, after `compute`."""

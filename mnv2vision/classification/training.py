@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from mnv2vision.classification.evaluator import ClassificationEvaluator
 from mnv2vision.classification.loss import classification_loss
 from mnv2vision.classification.report import SECTIONS, advice
-from mnv2vision.common import draw
+from mnv2vision.common import draw, fonts
 from mnv2vision.common.html import Section
 from mnv2vision.common.tables import write_rows
 from mnv2vision.common.worst import Worst
@@ -156,7 +156,7 @@ class ClassificationTraining(HeadTraining):
         write_rows(folder / "most_confused.csv", self.evaluator.most_confused())
         draw.confusion_of_seen(self.evaluator.confusion, self.evaluator.names, folder / "confusion.png")
         if self._examples:
-            legible = draw.legible(self.evaluator.names)
+            legible = fonts.legible(self.evaluator.names)
             photos, guesses, labels = zip(*self._examples, strict=True)
             titles = [
                 legible[guess] if label in (guess, NO_LABEL) else f"✗ {legible[guess]} ({legible[label]})"
@@ -179,7 +179,7 @@ class ClassificationTraining(HeadTraining):
     def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:
         """See `HeadTraining.draw_batch`: before mixup and CutMix, with the class below."""
         photos = batch.images.permute(0, 2, 3, 1).numpy()
-        legible = draw.legible(self.evaluator.names)
+        legible = fonts.legible(self.evaluator.names)
         labels = [NO_LABEL] * len(photos) if batch.labels is None else batch.labels.tolist()
         names = ["" if label == NO_LABEL else legible[label] for label in labels]
         return [np.asarray(draw.caption(photo, [name])) for photo, name in zip(photos, names, strict=True)]

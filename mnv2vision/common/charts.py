@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.common.draw import legible, new_figure, write_figure
+from mnv2vision.common.draw import new_figure, write_figure
+from mnv2vision.common.fonts import legible
 
 Values = NDArray[np.float64]
 
@@ -39,13 +40,17 @@ def history(rows: Sequence[Mapping[str, float]], metric: str, path: Path) -> Non
 
 
 def over_scores(
-    curves: Mapping[str, tuple[Values, Values, Values, Values]], thresholds: Mapping[str, float], path: Path
+    curves: Mapping[str, tuple[Values, Values, Values, Values]],
+    thresholds: Mapping[str, float],
+    averages: Mapping[str, float],
+    path: Path,
 ) -> None:
     """Draw precision over recall, and F1 over the score; dots are at the thresholds.
 
     Args:
         curves: Scores from the highest on, with precision, recall and F1 there, by class name.
         thresholds: Scores by class name, of those that have one.
+        averages: Average precisions by class name, for the legend.
         path: The PNG file.
     """
     names = list(curves)
@@ -53,7 +58,8 @@ def over_scores(
     figure = new_figure(9, 3.8)
     left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
     for name, (scores, precision, recall, f1) in curves.items():
-        (line,) = left.plot(recall, precision, label=shown[name], linewidth=1.3)
+        label = f"{shown[name]}: {averages[name]:.3f}" if name in averages else shown[name]
+        (line,) = left.plot(recall, precision, label=label, linewidth=1.3)
         right.plot(scores, f1, linewidth=1.3, color=line.get_color())
         if name in thresholds:
             at = int((scores >= thresholds[name]).sum()) - 1
@@ -65,7 +71,7 @@ def over_scores(
     for axes in (left, right):
         axes.grid(alpha=0.3)
     if curves:
-        left.legend(fontsize=8)
+        left.legend(fontsize=8, title="average precision" if averages else None, title_fontsize=8)
     write_figure(figure, path, names)
 
 

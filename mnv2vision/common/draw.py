@@ -1,93 +1,25 @@
 """Pictures for people: confusion matrices, annotated photos, contact sheets."""
 
-import logging
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from mnv2vision.common import fonts
 from mnv2vision.common.atomic import atomic_path
-from mnv2vision.common.colors import palette
+from mnv2vision.common.colors import Color, background_label, class_colors, palette
+from mnv2vision.common.label_places import label_places
 
-# Matplotlib takes longer to import than a photo to predict: only where charts, or letters beyond ASCII, are drawn.
+# Matplotlib takes longer to import than a photo to predict: only where charts are drawn.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-log = logging.getLogger(__name__)
 
-
-# ---- fonts for all scripts ----
-
-
-def legible(names: Sequence[str]) -> list[str]:
-    """Names that installed fonts can draw; others become "class 3" (by label), with one warning."""
-    shown = [name if _is_drawable(name) else f"class {label}" for label, name in enumerate(names)]
-    if shown != list(names):
-        _tell_of_fonts()
-    return shown
-
-
-def _with_known_letters(text: str) -> str:
-    """The text, with letters that no installed font has replaced by question marks."""
-    if _is_drawable(text):
-        return text
-    _tell_of_fonts()
-    return "".join(letter if _is_drawable(letter) else "?" for letter in text)
-
-
-@cache
-def _tell_of_fonts() -> None:
-    log.warning(
-        "no installed font has the letters of some class names; they are drawn as numbers (install the Noto fonts)"
-    )
-
-
-def _is_drawable(text: str) -> bool:
-    return text.isascii() or _font_file(text) is not None
-
-
-@cache
-def _font_file(text: str) -> str | None:
-    """A font with all letters of the text: Matplotlib's own, or one of the system's; None if there is none."""
-    wanted = {ord(letter) for letter in text if letter.isprintable() and not letter.isspace()}
-    return next((path for path in _font_files() if wanted <= _letters(path)), None)
-
-
-@cache
-def _font_files() -> tuple[str, ...]:
-    from matplotlib import font_manager
-
-    default = font_manager.findfont("DejaVu Sans")
-    # The "last resort" font has a box for every letter.
-    others = {entry.fname for entry in font_manager.fontManager.ttflist if "LastResort" not in entry.fname}
-    return default, *sorted(others - {default})
-
-
-@cache
-def _letters(path: str) -> frozenset[int]:
-    from matplotlib import ft2font
-
-    try:
-        return frozenset(ft2font.FT2Font(path).get_charmap())
-    except (OSError, RuntimeError):  # removed since Matplotlib listed it, or damaged
-        return frozenset()
-
-
-def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    path = None if text.isascii() else _font_file(text)
-    return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
-
-
-def _families(texts: Sequence[str]) -> list[str]:
-    """Font families for Matplotlib, which takes each letter from the first family that has it."""
-    from matplotlib import font_manager
-
-    files = dict.fromkeys([_font_files()[0], *filter(None, map(_font_file, texts))])
-    return [font_manager.FontProperties(fname=file).get_name() for file in files]
+_WITH_COUNTS = 12
+"""Classes up to which the cells of a confusion matrix have counts, too."""
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -104,7 +36,7 @@ def write_figure(figure: "Figure", path: Path, texts: Sequence[str] = ()) -> Non
 
     FigureCanvasAgg(figure)
     # Text looks up its font when it is drawn.
-    with atomic_path(path) as temporary, matplotlib.rc_context({"font.sans-serif": _families(texts)}):
+    with atomic_path(path) as temporary, matplotlib.rc_context({"font.sans-serif": fonts.families(texts)}):
         figure.savefig(temporary, format=path.suffix[1:], dpi=120)
 
 
@@ -112,34 +44,54 @@ def confusion_of_seen(counts: NDArray[np.int64], names: Sequence[str], path: Pat
     """Draw a `confusion_matrix` of the classes that occur, or were predicted, if any."""
     seen = np.flatnonzero(counts.sum(0) + counts.sum(1))
     if len(seen):
-        shown = legible(names)
+        shown = fonts.legible(names)
         confusion_matrix(counts[np.ix_(seen, seen)], [shown[label] for label in seen], path)
 
 
-def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
-    """Draw a (C, C) confusion matrix, normalised by the actual class.
+def confusion_matrix(
+    counts: NDArray[np.int64], names: Sequence[str], path: Path, found: Sequence[str] | None = None
+) -> None:
+    """Draw a (C, C) confusion matrix in percent of the rows, with the counts below where there is room.
 
     Args:
         counts: The matrix; rows are the actual classes.
-        names: Class names; omitted for more than forty classes.
+        names: Of the rows, omitted for more than forty.
         path: The PNG file.
+        found: Of the columns; the same by default.
     """
-    names = legible(names)
+    rows = fonts.legible(names)
+    columns = rows if found is None else fonts.legible(found)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = min(14.0, max(4.5, 1.8 + 0.4 * len(names)))
+    cell = 0.55 if len(rows) <= _WITH_COUNTS else 0.42
+    side = min(14.0, max(4.5, 1.8 + cell * len(rows)))
     figure = new_figure(side + 0.8, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, label="share of the actual class", shrink=0.8)
+    figure.colorbar(image, label="share of the row", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="actual")
-    if len(names) <= 40:
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(names)), names)
-    if len(names) <= 20:
+    if len(rows) <= 40:
+        axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(rows)), rows)
+    if len(rows) <= 24:
         for row, column in np.argwhere(counts):
-            color = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
-    write_figure(figure, path, names)
+            share, count = shares[row, column], f"\n{_short(counts[row, column])}" if len(rows) <= _WITH_COUNTS else ""
+            color = "white" if share > 0.5 else "black"
+            axes.text(column, row, percent(share) + count, ha="center", va="center", color=color, fontsize=8)
+    write_figure(figure, path, [*rows, *columns])
+
+
+def percent(share: float) -> str:
+    """A share above 0 in whole percent, neither nothing nor all where it is not."""
+    if share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+
+
+def _short(count: int) -> str:
+    """A number in about four characters, such as 12k: pixels are counted in millions."""
+    from matplotlib.ticker import EngFormatter
+
+    return str(count) if count < 10_000 else EngFormatter(places=0, sep="")(count)
 
 
 def search(
@@ -182,19 +134,27 @@ def search(
     write_figure(figure, path)
 
 
-def caption(image: NDArray[np.uint8], lines: Sequence[str]) -> Image.Image:
-    """A photo (H, W, 3) with lines of text on a dark band below it."""
+def caption(image: NDArray[np.uint8], lines: Sequence[str], colors: Sequence[Color | None] = ()) -> Image.Image:
+    """A photo with lines of text on a dark band below it.
+
+    Args:
+        image: (H, W, 3) uint8.
+        lines: The text.
+        colors: Of a square before each line, None for a line without; no squares by default.
+    """
     height, width = image.shape[:2]
     size = max(12, min(28, width // 24))
-    lines = [_with_known_letters(line) for line in lines]
-    band = round(size * 1.4) * len(lines) + size // 2
-    picture = Image.new("RGB", (width, height + band), (24, 24, 24))
+    lines = [fonts.with_known_letters(line) for line in lines]
+    step, margin = round(size * 1.4), size // 2
+    picture = Image.new("RGB", (width, height + step * len(lines) + margin), (24, 24, 24))
     picture.paste(Image.fromarray(image))
     draw = ImageDraw.Draw(picture)
-    for index, line in enumerate(lines):
-        draw.text(
-            (size // 2, height + size // 4 + round(size * 1.4) * index), line, fill="white", font=_font(line, size)
-        )
+    for index, (line, color) in enumerate(zip(lines, colors or [None] * len(lines), strict=True)):
+        top = height + margin // 2 + step * index
+        if color is not None:
+            draw.rectangle((margin, top + size // 6, margin + size, top + size // 6 + size), fill=color)
+        left = margin + (size + margin if any(colors) else 0)
+        draw.text((left, top), line, fill="white", font=fonts.font(line, size))
     return picture
 
 
@@ -207,7 +167,7 @@ def contact_sheet(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], pa
         path: The PNG file.
         columns: Images per row.
     """
-    titles = [_with_known_letters(title) for title in titles]
+    titles = [fonts.with_known_letters(title) for title in titles]
     rows = -(-len(images) // columns)
     width = 12 / columns
     tallest = max((image.shape[0] / image.shape[1] for image in images), default=1.0)
@@ -220,21 +180,25 @@ def contact_sheet(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], pa
     write_figure(figure, path, titles)
 
 
-_FIRST_CLASS = (255, 160, 0)  # for label 0 if it is not background: VOC's black would hide the pixels
-
+_PAD = 3  # pixels before and after a label's text
 _LEAST_SIDE = 320  # smaller pictures are enlarged, so that text on them can be read
 
 
 def draw_boxes(
-    image: NDArray[np.uint8], boxes: NDArray[np.floating], labels: NDArray[np.int64], texts: Sequence[str]
+    image: NDArray[np.uint8],
+    boxes: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    texts: Sequence[str],
+    colors: NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
-    """Draw labelled boxes, the first on top; small images are enlarged.
+    """Draw labelled boxes, the first on top, with labels that do not cover each other; small images are enlarged.
 
     Args:
         image: (H, W, 3) uint8.
         boxes: (n, 4) (x1, y1, x2, y2) in pixels.
-        labels: (n,), for the colours.
+        labels: (n,).
         texts: One per box.
+        colors: (C, 3) RGB by label.
     """
     factor = max(1, -(-_LEAST_SIDE // max(image.shape[:2])))
     picture = Image.fromarray(image).resize(
@@ -242,16 +206,21 @@ def draw_boxes(
     )
     draw = ImageDraw.Draw(picture)
     size = max(11, min(24, picture.width // 32))
-    texts = [text if _is_drawable(text) else f"class {label}" for text, label in zip(texts, labels, strict=True)]
-    colors = palette(int(labels.max(initial=0)) + 2)[1:]
-    for box, label, text in reversed(list(zip((boxes * factor).tolist(), labels.tolist(), texts, strict=True))):
-        color = tuple(colors[label].tolist())
+    texts = [text if fonts.is_drawable(text) else f"class {label}" for text, label in zip(texts, labels, strict=True)]
+    shown = [tuple(colors[label].tolist()) for label in labels]
+    corners = np.rint(boxes * factor).astype(np.float64)
+    for box, color in reversed(list(zip(corners.tolist(), shown, strict=True))):
         draw.rectangle(box, outline=color, width=max(2, picture.width // 200))
-        font = _font(text, size)
-        left, top, right, bottom = draw.textbbox((box[0] + 2, max(0, box[1] - size - 3)), text, font=font)
-        draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=color)
+    letters = [fonts.font(text, size) for text in texts]
+    widths = [font.getlength(text) + 2 * _PAD for font, text in zip(letters, texts, strict=True)]
+    heights = [sum(font.getmetrics()) + 1 for font in letters]
+    places = label_places(corners, np.ceil(np.array([widths, heights], float).T), picture.size)
+    for (left, top, right, bottom), color, font, text in reversed(
+        list(zip(places.tolist(), shown, letters, texts, strict=True))
+    ):
+        draw.rectangle((left, top, right - 1, bottom - 1), fill=color)
         ink = "black" if sum(c * w for c, w in zip(color, (0.3, 0.6, 0.1), strict=True)) > 130 else "white"
-        draw.text((box[0] + 2, max(0, box[1] - size - 3)), text, fill=ink, font=font)
+        draw.text((left + _PAD, top), text, fill=ink, font=font)
     return np.asarray(picture)
 
 
@@ -280,19 +249,6 @@ def overlay(
     return drawn
 
 
-def background_label(names: Sequence[str]) -> int | None:
-    """0 if the first class is named background, or if there are no names; otherwise None."""
-    return 0 if not names or names[0].strip("_ ").lower() == "background" else None
-
-
-def class_colors(names: Sequence[str]) -> NDArray[np.uint8]:
-    """(256, 3) RGB by label: VOC's colours, with a visible one for label 0 if it is not background."""
-    colors = palette(256)
-    if background_label(names) is None:
-        colors[0] = _FIRST_CLASS
-    return colors
-
-
 def label_image(mask: NDArray[np.uint8]) -> Image.Image:
     """A palette image of (H, W) labels, in VOC's colours."""
     picture = Image.fromarray(mask)
@@ -313,8 +269,8 @@ def overlay_sheet(
     """
     from matplotlib.patches import Patch
 
-    names, background = legible(names), background_label(names)
-    colors = class_colors(names)
+    colors, background = class_colors(names), background_label(names)
+    names = fonts.legible(names)
     rows = -(-len(examples) // columns)
     figure = new_figure(12.0, 12.6 / columns * rows + 0.6)
     seen: set[int] = set()
@@ -329,22 +285,22 @@ def overlay_sheet(
     write_figure(figure, path, names)
 
 
-def precision_recall(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], path: Path) -> None:
-    """Draw precision-recall curves.
+def precision_recall(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64], float]], path: Path) -> None:
+    """Draw precision-recall curves; the legend has their average precisions.
 
     Args:
-        curves: Recalls and precisions in 0..1 by name.
+        curves: Recalls, precisions and average precision in 0..1 by name.
         path: The PNG file.
     """
-    curves = {_with_known_letters(name): curve for name, curve in curves.items()}
+    curves = {fonts.with_known_letters(name): curve for name, curve in curves.items()}
     figure = new_figure(6, 4.5)
     axes = figure.add_subplot()
-    for name, (recall, precision) in curves.items():
-        axes.plot(recall, precision, label=name, linewidth=1.5)
+    for name, (recall, precision, average) in curves.items():
+        axes.plot(recall, precision, label=f"{name}: {average:.3f}", linewidth=1.5)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     if curves:
-        axes.legend(loc="lower left", fontsize=9)
+        axes.legend(loc="lower left", fontsize=9, title="average precision", title_fontsize=9)
     else:
         axes.set_title("no objects")
     write_figure(figure, path, list(curves))

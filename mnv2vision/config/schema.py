@@ -209,6 +209,10 @@ class Predict:
     max_detections: Detections | None = option(
         None, "detection: how many objects are found on a photo at most; null: as the model says"
     )
+    colors: Annotated[tuple[str, ...], Many(Text("<class>:<colour>"), alone=True)] = option(
+        (), "of some classes, such as [person:#ff0000,car:blue]; the others have colours by their names"
+    )
+    font: UserText | None = option(None, "a .ttf, .otf or .ttc file for names in other scripts; null: installed fonts")
     inference: _PredictInference = section(_PredictInference)
     batch_size: BatchSize = option(16, "images at a time")
     device: UserText | None = option(None, "null: the GPU if there is one")

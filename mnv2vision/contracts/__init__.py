@@ -5,6 +5,7 @@ from mnv2vision.contracts.inference import InferenceOptions, window_starts
 from mnv2vision.contracts.model import Features, Head, HeadConfig, HeadKind, ModelConfig, Options, Taps
 from mnv2vision.contracts.raw import Raw, RawDetections
 from mnv2vision.contracts.task import (
+    ClassFigures,
     Decoder,
     Distance,
     Evaluator,
@@ -22,6 +23,7 @@ from mnv2vision.contracts.task import (
 )
 
 __all__ = [
+    "ClassFigures",
     "Decoder",
     "Distance",
     "Evaluator",

@@ -60,6 +60,13 @@ def no_loss(*outputs: Tensor) -> Tensor:
     return torch.stack([output.sum() for output in outputs]).sum() * 0.0
 
 
+class ClassFigures(NamedTuple):
+    """What a figure is called, and names and values of the classes that have examples."""
+
+    figure: str
+    values: Sequence[tuple[str, float]]
+
+
 class Evaluator(Protocol):
     """Collects predictions, and computes the metrics of a data set once, over all processes.
 
@@ -78,6 +85,10 @@ class Evaluator(Protocol):
 
     def remarks(self) -> list[str]:
         """What the metrics cannot tell, in a line each."""
+        ...
+
+    def class_figures(self) -> ClassFigures:
+        """The main figure of each class, after `compute`."""
         ...
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2vision.detection.results import Collector, ImageResult, remark_on_objects, xywh
+from mnv2vision.detection.results import Collector, Curve, ImageResult, remark_on_objects, xywh
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 _NOTHING = dict.fromkeys(METRICS, -1.0)
@@ -87,13 +87,13 @@ class CocoEvaluator(Collector):
             for label, name in enumerate(self.names)
         ]
 
-    def curves(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    def curves(self) -> dict[str, Curve]:
         """Recall and precision, the mean over classes, by IoU; after `compute`."""
         known = self.precision[0, 0] > -1
         if not known.any():
             return {}
-        recall = np.linspace(0, 1, 101)
-        return {f"IoU {0.5 + 0.05 * i:.2f}": (recall, self.precision[i][:, known].mean(1)) for i in (0, 5, 8)}
+        recall, by_iou = np.linspace(0, 1, 101), self.precision[:, :, known].mean(2)
+        return {f"IoU {0.5 + 0.05 * i:.2f}": Curve(recall, by_iou[i], float(by_iou[i].mean())) for i in (0, 5, 8)}
 
 
 class _Truth(NamedTuple):

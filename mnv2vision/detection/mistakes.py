@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnv2vision.common import draw
+from mnv2vision.common.colors import class_colors
 from mnv2vision.data.sample import Boxes
 from mnv2vision.detection.errors import Judged
 from mnv2vision.predictions.detection import Detection
@@ -42,9 +43,10 @@ def side_by_side(
         photo = photo[: place.height, : place.width]
     scale, offset = place.height / size[0], np.array([place.left, place.top] * 2)
     texts = [f"{names[label]} {score:.0%}" for label, score in zip(found.labels, found.scores, strict=True)]
+    actual, colors = [names[label] for label in truth.labels], class_colors(names)
     pictures = [
-        draw.draw_boxes(photo, truth.boxes * scale + offset, truth.labels, [names[label] for label in truth.labels]),
-        draw.draw_boxes(photo, found.boxes * scale + offset, found.labels, texts),
+        draw.draw_boxes(photo, truth.boxes * scale + offset, truth.labels, actual, colors),
+        draw.draw_boxes(photo, found.boxes * scale + offset, found.labels, texts, colors),
     ]
     gap = np.full((pictures[0].shape[0], 6, 3), 255, np.uint8)
     return np.concatenate([pictures[0], gap, pictures[1]], axis=1)

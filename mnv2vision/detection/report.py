@@ -8,15 +8,20 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from mnv2vision.common import charts, draw
+from mnv2vision.common import charts, draw, fonts
 from mnv2vision.common.html import Section, picture, table, text
-from mnv2vision.common.tables import Row
 from mnv2vision.common.text import few
+from mnv2vision.detection.coco_evaluator import ClassAp
 from mnv2vision.detection.errors import ERRORS, FOREGROUND, Judged, Verdict, error_kinds
 from mnv2vision.detection.thresholds import ClassThreshold, class_thresholds, score_curve
+from mnv2vision.detection.voc_evaluator import VocClassAp
 
 _CURVES = 10
 """Classes whose curves are drawn, those with the most objects."""
+_CONFUSION = (
+    "Of detections from the recommended scores on, in percent of the objects of a class. The last column is of objects"
+    " that were missed; the last row of detections where nothing is, in percent of these."
+)
 _HINTS = {
     "class": "look at the confusion table for labels that are mixed up, or classes that need more photos",
     "localisation": "give boxes more pixels, by a larger model.image_size, and look whether the labels are tight",
@@ -40,7 +45,7 @@ class Evaluated(NamedTuple):
     names: Sequence[str]
     judged: Judged
     kept: Judged | None
-    rows: Sequence[Row]
+    rows: Sequence[ClassAp] | Sequence[VocClassAp]
 
 
 def _classes(of: Evaluated, folder: Path) -> Section:
@@ -51,6 +56,7 @@ def _classes(of: Evaluated, folder: Path) -> Section:
     charts.over_scores(
         {name: tuple(score_curve(of.judged, label)) for name, label in labels.items()},  # type: ignore[misc]
         {row.name: row.threshold for row in found if row.threshold is not None},
+        {row.name: row.AP50 for row in of.rows if row.AP50 is not None},
         path,
     )
     told = "The score with the best F1 at an IoU of 0.5 is recommended: predict … threshold=auto."
@@ -66,7 +72,7 @@ def _confusion(of: Evaluated, folder: Path) -> Section:
     if of.kept is None:
         return Section("Confusion", Markup())
     draw_confusion(of.kept, of.names, path)
-    return Section("Confusion", text("Of detections from the recommended scores on.") + picture(path))
+    return Section("Confusion", text(_CONFUSION) + picture(path))
 
 
 def _errors(of: Evaluated, folder: Path) -> Section:
@@ -117,9 +123,9 @@ def draw_confusion(judged: Judged, names: Sequence[str], path: Path) -> None:
     seen = np.flatnonzero(counts.sum(0)[:-1] + counts.sum(1)[:-1])
     if len(seen):
         kept = [*seen, len(names)]
-        shown = draw.legible(names)
-        labels = [*(shown[label] for label in seen), "nothing"]
-        draw.confusion_matrix(counts[np.ix_(kept, kept)], labels, path)
+        shown = fonts.legible(names)
+        labels = [shown[label] for label in seen]
+        draw.confusion_matrix(counts[np.ix_(kept, kept)], [*labels, "(nothing)"], path, found=[*labels, "(missed)"])
 
 
 def advice(of: Evaluated) -> list[str]:

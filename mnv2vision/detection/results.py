@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from mnv2vision.common.atomic import write_text
 from mnv2vision.common.distributed import gather
 from mnv2vision.common.text import few
+from mnv2vision.contracts import ClassFigures
 from mnv2vision.data.sample import Boxes, Sample
 from mnv2vision.errors import DataError
 from mnv2vision.predictions.detection import Detection
@@ -25,6 +27,28 @@ class ImageResult:
     found: Detection
     truth: Boxes
     size: tuple[int, int] = (0, 0)
+
+
+class Curve(NamedTuple):
+    """Precisions by recall, in 0..1, and their average."""
+
+    recall: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    AP: float
+
+
+class ClassRow(Protocol):
+    """A class and its average precision; None where there are no objects of it."""
+
+    @property
+    def name(self) -> str:
+        """Of the class."""
+        ...
+
+    @property
+    def AP(self) -> float | None:  # noqa: N802
+        """In 0..1."""
+        ...
 
 
 class Collector(ABC):
@@ -67,6 +91,14 @@ class Collector(ABC):
         """See `Evaluator.resampled`."""
         repeated = zip(self.results, counts.tolist(), strict=True)
         return self.figures([result for result, count in repeated for _ in range(count)])
+
+    def class_figures(self) -> ClassFigures:
+        """See `Evaluator.class_figures`."""
+        return ClassFigures("AP", [(row.name, row.AP) for row in self.per_class() if row.AP is not None])
+
+    @abstractmethod
+    def per_class(self) -> Sequence[ClassRow]:
+        """A row per class, after `compute`."""
 
     @abstractmethod
     def figures(self, results: Sequence[ImageResult]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnv2vision.common import draw
+from mnv2vision.common.colors import class_colors
 from mnv2vision.common.html import Section
 from mnv2vision.common.tables import write_rows
 from mnv2vision.common.worst import Worst
@@ -190,7 +191,7 @@ class DetectionTraining(HeadTraining):
                 f"{names[label]} {score:.0%}"
                 for label, score in zip(found.labels[shown], found.scores[shown], strict=True)
             ]
-            pictures.append(draw.draw_boxes(photo, found.boxes[shown], found.labels[shown], texts))
+            pictures.append(draw.draw_boxes(photo, found.boxes[shown], found.labels[shown], texts, class_colors(names)))
         if pictures:
             draw.contact_sheet(pictures, [""] * len(pictures), folder / "predictions.png")
         (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
@@ -241,5 +242,5 @@ class DetectionTraining(HeadTraining):
                 self.evaluator.names[label] + ("", "", " (crowd)", " (difficult)")[kind]
                 for label, kind in zip(labels, kinds, strict=True)
             ]
-            pictures.append(draw.draw_boxes(photo, boxes, labels, texts))
+            pictures.append(draw.draw_boxes(photo, boxes, labels, texts, class_colors(self.evaluator.names)))
         return pictures

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2vision.data.sample import Boxes
-from mnv2vision.detection.results import Collector, ImageResult, remark_on_objects
+from mnv2vision.detection.results import Collector, Curve, ImageResult, remark_on_objects
 
 METRICS = ("mAP", "mAP_07")
 
@@ -20,6 +20,11 @@ class VocClassAp(NamedTuple):
     objects: int
     AP: float | None
     AP_07: float | None
+
+    @property
+    def AP50(self) -> float | None:  # noqa: N802
+        """As COCO's rows call the figure at an IoU of 0.5."""
+        return self.AP
 
 
 class VocEvaluator(Collector):
@@ -46,7 +51,7 @@ class VocEvaluator(Collector):
         super().reset()
         self._rows: list[VocClassAp] = []
         self._ignored = 0
-        self._curves: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+        self._curves: dict[str, Curve] = {}
 
     def compute(self) -> dict[str, float]:
         """`mAP` and `mAP_07` in 0..1, means over the classes with objects in all processes' images; NaN without any."""
@@ -59,9 +64,7 @@ class VocEvaluator(Collector):
         """See `compute`."""
         return _means(self._judge(results)[0])
 
-    def _judge(
-        self, results: Sequence[ImageResult]
-    ) -> tuple[list[VocClassAp], dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]:
+    def _judge(self, results: Sequence[ImageResult]) -> tuple[list[VocClassAp], dict[str, Curve]]:
         """Average precisions, and recall and precision of the classes with objects."""
         hits: dict[int, list[tuple[float, int]]] = defaultdict(list)
         objects: NDArray[np.int64] = np.zeros(len(self.names), np.int64)
@@ -73,11 +76,9 @@ class VocEvaluator(Collector):
                 rows.append(VocClassAp(name, 0, None, None))
                 continue
             recall, precision = _curve(hits[label], int(objects[label]))
-            curves[name] = (recall, precision)
-            row = VocClassAp(
-                name, int(objects[label]), average_precision(recall, precision), eleven_points(recall, precision)
-            )
-            rows.append(row)
+            average = average_precision(recall, precision)
+            curves[name] = Curve(recall, precision, average)
+            rows.append(VocClassAp(name, int(objects[label]), average, eleven_points(recall, precision)))
         return rows, curves
 
     def ignored(self, truth: Boxes) -> NDArray[np.bool_]:
@@ -93,7 +94,7 @@ class VocEvaluator(Collector):
         """A row per class, after `compute`."""
         return self._rows
 
-    def curves(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    def curves(self) -> dict[str, Curve]:
         """Recall and precision by class, after `compute`; of the first ten classes with objects."""
         return dict(list(self._curves.items())[:10])
 

@@ -13,6 +13,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
 from mnv2vision.common.atomic import write_text
+from mnv2vision.common.text import few
 from mnv2vision.config.compose import OWN
 from mnv2vision.config.named import JOINT
 from mnv2vision.config.options import values
@@ -189,10 +190,21 @@ def finish(trainer: pl.Trainer, task: Task, data: DataModule, run_dir: Path) -> 
         if len(task.model.heads) > 1 and not isinstance(task.model, ExportedModel):
             draw_answers(task.model, data.val_samples, run_dir / "predictions.png")
         write_page(task, run_dir)
+        tell_of_zeros(task)
         told = (f"{name} {'n/a' if value is None else f'{value:.4f}'}" for name, value in known.items())
         log.info("%s  (%s)", "  ".join(told), run_dir)
     data.log_skipped()
     return metrics
+
+
+def tell_of_zeros(task: Task) -> None:
+    """Name the classes of which nothing is found, though they have examples."""
+    for place, (figure, rows) in task.class_figures():
+        if zeros := [name for name, value in rows if value == 0]:
+            log.warning(
+                "%s%s is 0 for %d of the %d classes that have examples: %s",
+                *(place, figure, len(zeros), len(rows), few(zeros)),
+            )
 
 
 def tell_of_unmeasured(parts: Sequence[DataPart], tasks: Mapping[str, str]) -> None:

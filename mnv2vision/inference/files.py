@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mnv2vision.common import draw
 from mnv2vision.common.atomic import atomic_path, write_text
+from mnv2vision.common.fonts import use_font
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.inference.describe import Describer
@@ -47,6 +48,8 @@ def predict_files(
     output_format: Layout | None = None,
     every: int = 1,
     frames: bool = False,
+    colors: Sequence[str] = (),
+    font: str | None = None,
 ) -> None:
     """Write annotated pictures and videos, and tables of what is on them.
 
@@ -68,14 +71,18 @@ def predict_files(
             head's name.
         every: Of videos, only each so manieth frame.
         frames: Make photos of videos' frames, in `frames/`, and predict for these.
+        colors: Of some classes, see `read_colors`.
+        font: A file, see `use_font`.
 
     Raises:
-        ConfigError: For an output folder where pictures would replace the photos.
+        ConfigError: For colours or a font that cannot be, or an output folder where pictures would replace the photos.
         DataError: At the end, with how many of the files could not be read, and why; the others have their results.
     """
     if top < 1:
         raise ConfigError(f"top={top} must be at least 1")
     check_threshold(threshold)
+    if font is not None:
+        use_font(font)
     photos, videos = find_files(images)
     if output_format is not None and videos and not frames:
         raise ConfigError(f"output_format={output_format}: labels are of photos; frames=true makes photos of a video")
@@ -91,7 +98,7 @@ def predict_files(
     if output_format is not None and not _detectors(predictor):
         raise ConfigError(f"output_format={output_format}: is for detection, and {checkpoint} does not detect")
     folder, unreadable = Path(output), list[DataError]()
-    describe = Describer(predictor.heads, top)
+    describe = Describer(predictor.heads, top, colors)
     names = video_names(videos)
     copies = annotated(names, folder, ".mp4")
     done = 0

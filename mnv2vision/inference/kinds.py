@@ -1,19 +1,23 @@
 """What each task's predictions are without torch: how they are decoded, and how they are drawn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2vision.common.colors import Color
 from mnv2vision.predictions import classification, detection, segmentation
 from mnv2vision.predictions.base import ArrayDecoder, Described, Prediction
 from mnv2vision.predictions.classification import ClassificationArrays
 from mnv2vision.predictions.detection import DetectionArrays
 from mnv2vision.predictions.segmentation import SegmentationArrays
 
-Describe = Callable[[NDArray[np.uint8], Prediction, int, float], Described]
-"""Draws and tabulates a prediction, of classes at most so many, on a photo (H, W, 3) that is so many times as large."""
+Describe = Callable[[NDArray[np.uint8], Prediction, int, float, Mapping[str, Color]], Described]
+"""Draws and tabulates a prediction, of classes at most so many, on a photo (H, W, 3) that is so many times as large.
+
+Some classes' colours are given; for the others see `class_colors`.
+"""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2vision.common.colors import Color
 from mnv2vision.errors import WeightsError
 from mnv2vision.preprocessing import Preprocessing
 
@@ -58,6 +59,7 @@ class Described(NamedTuple):
         entries: For the JSON file.
         mask: A label image to write beside the picture.
         most_lines: How many lines there are at most, of whatever photo.
+        colors: Of the lines, where they have some.
     """
 
     picture: NDArray[np.uint8]
@@ -68,6 +70,7 @@ class Described(NamedTuple):
     entries: list[dict[str, object]]
     mask: NDArray[np.uint8] | None = None
     most_lines: int = 0
+    colors: tuple[Color | None, ...] = ()
 
 
 class Exported(NamedTuple):

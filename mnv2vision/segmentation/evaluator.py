@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from mnv2vision.common.distributed import gather
 from mnv2vision.common.text import few
+from mnv2vision.contracts import ClassFigures
 from mnv2vision.data.sample import IGNORE_INDEX, Sample
 
 
@@ -133,6 +134,11 @@ class SegmentationEvaluator:
             )
             for label, name in enumerate(self.names)
         ]
+
+    def class_figures(self) -> ClassFigures:
+        """See `Evaluator.class_figures`."""
+        rows = self.per_class()
+        return ClassFigures("IoU", [(row.name, row.IoU) for row in rows if row.pixels and row.IoU is not None])
 
     def score(self, image_id: int | str) -> float:
         """The mean IoU of an image that was added; NaN where none of its pixels counts."""

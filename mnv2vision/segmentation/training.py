@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnv2vision.common import draw
+from mnv2vision.common.colors import background_label, class_colors
 from mnv2vision.common.html import Section
 from mnv2vision.common.tables import write_rows
 from mnv2vision.common.worst import Worst
@@ -155,10 +156,10 @@ class SegmentationTraining(HeadTraining):
         write_rows(folder / "worst_images.csv", self.evaluator.worst())
         draw.confusion_of_seen(self.evaluator.confusion, self.evaluator.names, folder / "confusion.png")
         if self._examples:
-            draw.overlay_sheet(self._examples, draw.legible(self.evaluator.names), folder / "predictions.png")
+            draw.overlay_sheet(self._examples, self.evaluator.names, folder / "predictions.png")
         (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
         if mistakes := self._mistakes.items():
-            draw.overlay_sheet(mistakes, draw.legible(self.evaluator.names), folder / "mistakes.png", columns=3)
+            draw.overlay_sheet(mistakes, self.evaluator.names, folder / "mistakes.png", columns=3)
 
     def sections(self, folder: Path) -> list[Section]:
         """See `HeadTraining.sections`."""
@@ -173,7 +174,7 @@ class SegmentationTraining(HeadTraining):
         photos = batch.images.permute(0, 2, 3, 1).numpy()
         if batch.masks is None:
             return list(photos)
-        colors, background = draw.class_colors(self.evaluator.names), draw.background_label(self.evaluator.names)
+        colors, background = class_colors(self.evaluator.names), background_label(self.evaluator.names)
         colors[IGNORE_INDEX] = 255
         return [
             draw.overlay(photo, mask, colors, background=background)

@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric
 
 from mnv2vision.common.distributed import gather
 from mnv2vision.common.html import Section
-from mnv2vision.contracts import HeadTraining, Raw
+from mnv2vision.contracts import ClassFigures, HeadTraining, Raw
 from mnv2vision.data.batch import Batch, sample_seed
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.models.shared_pass import shared_pass
@@ -125,6 +125,11 @@ class Task(pl.LightningModule):
         for _, place, head in self._measured():
             (folder / place).mkdir(parents=True, exist_ok=True)
             head.write_report(folder / place)
+
+    def class_figures(self) -> Iterator[tuple[str, ClassFigures]]:
+        """Of each head that was evaluated what stands before its metrics, and the figures of its classes."""
+        for _, place, head in self._measured():
+            yield place, head.evaluator.class_figures()
 
     def reports(self, folder: Path) -> Iterator[tuple[str, list[Section], list[str]]]:
         """Of each head that was evaluated its name, what a report tells of it, and what to try next."""

@@ -396,9 +396,10 @@ def test_curves() -> None:
     precision = pycocotools(images).eval["precision"][:, :, :4, 0, 2].mean(axis=2)
     curves = evaluator.curves()
     assert list(curves) == ["IoU 0.50", "IoU 0.75", "IoU 0.90"]
-    for index, (recall, values) in zip((0, 5, 8), curves.values(), strict=True):
+    for index, (recall, values, average) in zip((0, 5, 8), curves.values(), strict=True):
         np.testing.assert_allclose(recall, np.arange(101) / 100, atol=1e-12)
         np.testing.assert_allclose(values, precision[index], rtol=0, atol=1e-12)
+        assert average == pytest.approx(precision[index].mean(), abs=1e-12)
     assert curves["IoU 0.50"][1].mean() == pytest.approx(metrics["AP50"], abs=1e-12)
     assert curves["IoU 0.75"][1].mean() == pytest.approx(metrics["AP75"], abs=1e-12)
 
@@ -473,7 +474,7 @@ def test_reset() -> None:
     evaluator.reset()
     assert evaluate(random_images(7), evaluator=evaluator)[1] == first
     assert evaluator.per_class() == rows
-    np.testing.assert_array_equal(evaluator.curves()["IoU 0.75"], curves["IoU 0.75"])
+    np.testing.assert_array_equal(evaluator.curves()["IoU 0.75"].precision, curves["IoU 0.75"].precision)
 
 
 def test_as_many_predictions_as_images() -> None:

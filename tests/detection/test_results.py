@@ -240,7 +240,7 @@ def test_order_of_images() -> None:
         (["10", "2", "33"], ["10", "2", "33"]),
         (["b", 10, "a", 2], [10, 2, "a", "b"]),
     ):
-        collector = CocoEvaluator(NAMES)
+        collector = VocEvaluator(NAMES)
         fill(collector, [random_result(image_id, 0, 1, 1) for image_id in ids])
         assert collector.results == []
         assert [result.image_id for result in collector.collect()] == order
@@ -282,7 +282,7 @@ def _outcome(results: Sequence[ImageResult], folder: Path) -> list[Any]:
     for evaluator in (CocoEvaluator(NAMES), VocEvaluator(NAMES)):
         fill(evaluator, results)
         metrics = evaluator.compute()
-        curves = {name: [array.tobytes() for array in curve] for name, curve in evaluator.curves().items()}
+        curves = {name: [np.asarray(part).tobytes() for part in curve] for name, curve in evaluator.curves().items()}
         path = folder / "predictions.json"
         write_results(path, evaluator.results, CATEGORY_IDS)
         ids = [result.image_id for result in evaluator.results]

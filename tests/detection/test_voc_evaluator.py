@@ -200,7 +200,8 @@ def test_equals_the_development_kit(seed: int, threshold: Fraction) -> None:
         np.testing.assert_allclose(
             (row.AP, row.AP_07), (reference.all_points, reference.eleven_points), rtol=0, atol=1e-12
         )
-        recall, precision = evaluator.curves()[row.name]
+        recall, precision, average = evaluator.curves()[row.name]
+        assert average == row.AP == row.AP50
         expected = np.array(reference.curve, np.float64).reshape(-1, 2)
         np.testing.assert_allclose(np.stack([recall, precision], 1), expected, rtol=0, atol=1e-12)
     assert tuple(metrics) == METRICS
@@ -220,7 +221,8 @@ def test_by_hand() -> None:
     evaluator, metrics = evaluate(images)
     assert metrics["mAP"] == pytest.approx(1 / 4 + 1 / 4 * 2 / 3)
     assert metrics["mAP_07"] == pytest.approx((3 * 1 + 3 * 2 / 3) / 11)  # to 0.2, to 0.5, then none
-    recall, precision = evaluator.curves()["ant"]
+    recall, precision, average = evaluator.curves()["ant"]
+    assert average == pytest.approx(1 / 4 + 1 / 4 * 2 / 3)
     assert recall.tolist() == [0.25, 0.25, 0.5]
     assert precision.tolist() == pytest.approx([1, 1 / 2, 2 / 3])
 
@@ -299,7 +301,7 @@ def test_no_detections() -> None:
     evaluator, metrics = evaluate([Image(1, [Object(0, BOX)]), Image(2)])
     assert metrics == {"mAP": 0.0, "mAP_07": 0.0}
     assert evaluator.per_class()[0] == ("ant", 1, 0.0, 0.0)
-    recall, precision = evaluator.curves()["ant"]
+    recall, precision, _ = evaluator.curves()["ant"]
     assert recall.shape == precision.shape == (0,)
 
 

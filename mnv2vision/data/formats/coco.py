@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mnv2vision.common.colors import VOC_NAMES
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import upright
 from mnv2vision.data.formats.classes import select_classes, split_names, tell_of_absent
@@ -24,7 +25,6 @@ from mnv2vision.data.formats.orientation import (
     tell_of_turned,
     turn_boxes,
 )
-from mnv2vision.data.formats.voc_boxes import VOC_NAMES
 from mnv2vision.data.sample import Boxes, Sample, check_targets
 from mnv2vision.errors import DataError
 

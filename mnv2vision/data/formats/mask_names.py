@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mnv2vision.common.colors import palette
+from mnv2vision.common.colors import VOC_NAMES, palette
 from mnv2vision.common.text import few
 from mnv2vision.data.formats.masks import Colors, held, open_mask, read_mask
-from mnv2vision.data.formats.voc_boxes import VOC_NAMES
 from mnv2vision.data.formats.voc_lists import read_text
 from mnv2vision.data.sample import IGNORE_INDEX
 from mnv2vision.errors import DataError

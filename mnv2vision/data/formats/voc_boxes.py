@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from mnv2vision.common.colors import VOC_NAMES
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import peek_orientation
 from mnv2vision.data.formats.boxes import Names, check_boxes, check_pixels, counted
@@ -24,10 +25,6 @@ from mnv2vision.errors import DataError
 
 log = logging.getLogger(__name__)
 
-VOC_NAMES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
-    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 VOCS_ID = re.compile(r"\d{4}_\d{6}|\d{6}")
 """Ids of the original VOC images."""
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import VOCDetection
 
+from mnv2vision.common.colors import VOC_NAMES
 from mnv2vision.data.formats.voc import Voc
-from mnv2vision.data.formats.voc_boxes import VOC_NAMES
 from mnv2vision.data.sample import Sample
 from mnv2vision.errors import DataError
 
