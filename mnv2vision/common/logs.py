@@ -3,6 +3,8 @@
 import functools
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from mnv2vision.common import processes
@@ -24,6 +26,23 @@ def show_log() -> None:
     root.handlers[:] = [handler]
     root.propagate = False
     root.setLevel(logging.INFO if processes.is_first() else logging.ERROR)
+
+
+@contextmanager
+def warnings_of(logger: str, lines: list[str]) -> Iterator[None]:
+    """Add what a logger, or one below it, warns of to lines, each once."""
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if (line := record.getMessage()) not in lines:
+                lines.append(line)
+
+    keeper = Keeper(logging.WARNING)
+    logging.getLogger(logger).addHandler(keeper)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).removeHandler(keeper)
 
 
 @functools.cache

@@ -77,6 +77,7 @@ COMMANDS = {
         (
             "dataset=voc dataset.root=/data/VOCdevkit",
             "dataset=coco dataset.root=/data/coco task=segmentation output=check/",
+            "dataset=yolo dataset.root=/data/coins fix=copy output=check/",
         ),
         ("dataset",),
         note="Exit status 0: nothing was found; 1: something was; 2: an error.",

@@ -141,6 +141,9 @@ class Check:
     )
     model: _CheckModel = section(_CheckModel)
     output: UserText = option("check", "folder for check.html and check.json")
+    fix: Annotated[Literal["copy"], Word(("copy",))] | None = option(
+        None, "copy: write a mended copy of the data set to <output>/fixed; the original stays as it is"
+    )
     dataset: Mapping[str, object] = passed_on()
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 
 from mnv2vision.common import draw
+from mnv2vision.common.logs import warnings_of
 from mnv2vision.config.compose import OWN
 from mnv2vision.config.named import JOINT, head_tasks
 from mnv2vision.config.options import values
@@ -38,6 +39,7 @@ from mnv2vision.engine.parts import (
     training_source,
     validation_source,
 )
+from mnv2vision.engine.remarks import tell_remarks
 from mnv2vision.engine.resume import RunCheckpoint, check_resume, identify, is_of_run, load_best, read_checkpoint
 from mnv2vision.engine.run_folder import check_unused, choose_folder, claimed, telling_how_to_go_on
 from mnv2vision.engine.splits import write_splits
@@ -106,7 +108,10 @@ def _train(
     if not config.debug and not (config.resume and is_of_run(config.resume, run_dir)):
         check_unused(run_dir)
     teachers = load_teachers(config, tasks)
-    data_parts = create_parts(config, tasks, parts)
+    said: list[str] = []
+    with warnings_of("mnv2vision.data", said):
+        data_parts = create_parts(config, tasks, parts)
+    tell_remarks(data_parts, said)
     if not config.distill.labels:
         data_parts = [replace(part, learned=False) for part in data_parts]
     check_learned(data_parts, teachers)

@@ -59,7 +59,7 @@ def find(
             continue
         kept = np.flatnonzero(record.boxes.kinds != BoxKind.CROWD)
         boxes, labels = record.shares[kept], record.boxes.labels[kept]
-        for one, other in _copies(boxes):
+        for one, other in copies(boxes):
             alike = labels[one] == labels[other]
             told = names[labels[one]] if alike else f"{names[labels[one]]} and {names[labels[other]]}"
             what = f"objects {kept[one] + 1} and {kept[other] + 1}, {told}, share a box"
@@ -76,8 +76,8 @@ def _finding(kind: str, record: Record, what: str, box: NDArray[np.float64]) -> 
     return Finding(kind, record.split, record.path, what, (Picture(record.path, tuple(box.tolist())),))
 
 
-def _copies(boxes: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Pairs of boxes (n, 4) that are one."""
+def copies(boxes: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Pairs of boxes (n, 4) that are one, in order."""
     low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     common = np.prod(np.clip(high - low, 0, None), axis=2)

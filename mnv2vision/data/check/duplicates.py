@@ -38,13 +38,16 @@ def _told(group: Sequence[Record], across: str, within: str, how: str) -> Findin
     first, *others = group
     splits = sorted({record.split for record in group})
     names = few([f"{record.path} ({record.split})" for record in others], 20)
-    differing = any(not _annotated_alike(first, other) for other in others)
+    differing = any(not annotated_alike(first, other) for other in others)
     what = f"{how} {names}{', annotated differently' if differing else ''}"
     pictures = tuple(Picture(record.path) for record in group[:_SHOWN])
     return Finding(across if len(splits) > 1 else within, ", ".join(splits), first.path, what, pictures)
 
 
-def _annotated_alike(one: Record, other: Record) -> bool:
-    if one.size != other.size or one.boxes is None or other.boxes is None:
+def annotated_alike(one: Record, other: Record) -> bool:
+    """Whether objects and masks are the same, as far as that can be told: not at different sizes."""
+    if one.size != other.size or one.mask != other.mask:
+        return one.size != other.size
+    if one.boxes is None or other.boxes is None:
         return True
     return np.array_equal(one.boxes.boxes, other.boxes.boxes) and np.array_equal(one.boxes.labels, other.boxes.labels)

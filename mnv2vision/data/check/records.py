@@ -61,6 +61,7 @@ class Record:
         label: Of the image, if it has any.
         boxes: Its objects, if it has a list of them.
         values: The classes in its mask, if it has one.
+        mask: Digest of that; empty without one.
     """
 
     split: str
@@ -74,6 +75,7 @@ class Record:
     label: int | None = None
     boxes: Boxes | None = None
     values: frozenset[int] | None = None
+    mask: bytes = b""
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -113,6 +115,7 @@ def _record(source: SampleSource, split: str, index: int) -> Record:
         if sample.mask is not None:
             counts = np.bincount(sample.mask.ravel(), minlength=IGNORE_INDEX + 1)
             record.values = frozenset(np.flatnonzero(counts[:IGNORE_INDEX]).tolist())
+            record.mask = hashlib.blake2b(sample.mask.tobytes(), digest_size=16).digest()
         _see(record, sample.image)
         if path_of is None:
             record.digest = hashlib.blake2b(sample.image.tobytes(), digest_size=16).digest()

@@ -1,7 +1,7 @@
 """Invalid boxes: dropped or clipped, counted, and named in the log."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,11 +38,35 @@ def check_boxes(
         The clipped boxes (n, 4), which to keep (n,), and a line that counts the changes and names the first boxes;
         empty if there are none.
     """
+    clipped, kept, faults = judge(boxes, sizes)
+    if are_wanted():
+        finite = np.asarray(np.isfinite(boxes).all(axis=1))
+        _note_each(faults, np.where(finite[:, None], boxes, 0.0) / sizes[:, [1, 0, 1, 0]], names)
+    problems = [counted(kind, found, names) for kind, found in faults.items()]
+    report = "; ".join(filter(None, problems))
+    return clipped, kept, report and f"of {len(boxes)} boxes, {report}"
+
+
+class Judged(NamedTuple):
+    """What is wrong with boxes.
+
+    Attributes:
+        clipped: (n, 4), within their images.
+        kept: (n,), whether a box is one.
+        faults: (n,) by kind: what is wrong, and what is done about it.
+    """
+
+    clipped: NDArray[np.float32]
+    kept: NDArray[np.bool_]
+    faults: dict[str, NDArray[np.bool_]]
+
+
+def judge(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> Judged:
+    """See `check_boxes`, which tells."""
     finite = np.asarray(np.isfinite(boxes).all(axis=1))
     boxes = np.where(finite[:, None], boxes, 0.0)
     ordered = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    limits = sizes[:, [1, 0, 1, 0]]
-    clipped = np.clip(boxes, 0, limits).astype(np.float32)  # where a sliver may lose its area
+    clipped = np.clip(boxes, 0, sizes[:, [1, 0, 1, 0]]).astype(np.float32)  # where a sliver may lose its area
     inside = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
     beyond = (np.abs(clipped - boxes) > _SLOP).any(axis=1) & inside
     faults = {
@@ -51,19 +75,22 @@ def check_boxes(
         "outside the image, dropped": finite & ordered & ~inside,
         "reaching beyond the image, clipped": ordered & beyond,
     }
-    if are_wanted():
-        _note_each(faults, boxes / limits, names)
-    problems = [counted(kind, found, names) for kind, found in faults.items()]
-    report = "; ".join(filter(None, problems))
-    return clipped, finite & ordered & inside, report and f"of {len(boxes)} boxes, {report}"
+    return Judged(clipped, finite & ordered & inside, faults)
+
+
+def kind_of(fault: str) -> str:
+    """The kind of finding that a fault of `Judged` is."""
+    return f"box {fault.partition(',')[0]}"
 
 
 def _note_each(faults: Mapping[str, NDArray[np.bool_]], shares: NDArray[np.float64], names: Names) -> None:
     for told, found in faults.items():
         for place in np.flatnonzero(found).tolist():
             name, box = names[place], tuple(shares[place].tolist())
-            kind, file = f"box {told.partition(',')[0]}", name.rpartition(" of ")[2]
-            note(Fault(kind, f"{name}: {told}", file, box if any(box) else None))  # of one that is not finite, 0
+            file = name.rpartition(" of ")[2]
+            note(
+                Fault(kind_of(told), f"{name}: {told}", file, box if any(box) else None)
+            )  # of one that is not finite, 0
 
 
 def check_pixels(boxes: NDArray[np.float64], sizes: NDArray[np.float64], where: str) -> None:

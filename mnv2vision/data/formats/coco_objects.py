@@ -140,6 +140,15 @@ class Objects:
             area = of_outline if 0 < of_outline < box[2] * box[3] else math.nan
         return box, area, derived
 
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def corners(self) -> NDArray[np.float64]:
+        """(n, 4) (x1, y1, x2, y2) as annotated or derived, in the order of adding."""
+        boxes = np.array(self._boxes, np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The valid objects, as documented in `coco_index.coco_index`."""
         where = self._images.where
@@ -147,8 +156,7 @@ class Objects:
         order = np.argsort(of_image, kind="stable").astype(np.int32)  # an image's objects stay in the file's order
         of_image = of_image[order]
         sizes = np.array(self._images.sizes, np.float64).reshape(-1, 2)
-        boxes = np.frombuffer(self._boxes, np.float64).reshape(-1, 4)[order]
-        boxes[:, 2:] += boxes[:, :2]
+        boxes = self.corners()[order]
         check_pixels(boxes, sizes, where)
         names = _Named(self._names, self._images.files, order, of_image)
         clean, kept, report = check_boxes(boxes, sizes[of_image], names)

@@ -37,6 +37,7 @@ class ImageNet:
         class_folders: Class folders (of a flat split: synsets) by label, sorted unless `classes` is given.
         names: Display names by label.
         labels: (n,) int16 or int32, the label of every image.
+        flat: Whether there are no class folders, and the labels go by the order of files.
         targets: The label only.
     """
 
@@ -60,9 +61,9 @@ class ImageNet:
         folders, files = index.folders, index.files
         if len(folders) == 1:
             _check_level(folders[0], files, self._folder)
-        self._flat = not folders
+        self.flat = not folders
         labels: NDArray[np.integer] = np.repeat(np.arange(len(index.counts)), index.counts)
-        if self._flat:
+        if self.flat:
             folders, labels = _flat_labels(root, self._folder, [files[i] for i in range(len(files))])
         wanted = None if classes is None else [str(name) for name in classes]  # may be numbers
         kept = list(range(len(folders))) if wanted is None else _select(folders, wanted, self._folder)
@@ -77,7 +78,7 @@ class ImageNet:
         self.labels = labels.astype(np.int16 if len(kept) < 2**15 else np.int32)
         self._files = files
         empty = np.flatnonzero(np.bincount(self.labels, minlength=len(kept)) == 0)
-        if empty.size and not self._flat:
+        if empty.size and not self.flat:
             raise DataError(f"{self._folder}: no images in {few([self.class_folders[i] for i in empty])}")
 
     def __len__(self) -> int:
@@ -95,7 +96,7 @@ class ImageNet:
     def path(self, index: int) -> str:
         """The path of an image."""
         index = range(len(self))[index]
-        class_folder = "" if self._flat else self.class_folders[self.labels[index]]
+        class_folder = "" if self.flat else self.class_folders[self.labels[index]]
         return os.path.join(self._folder, class_folder, self._files[index])
 
 

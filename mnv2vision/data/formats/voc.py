@@ -33,11 +33,12 @@ log = logging.getLogger(__name__)
 
 
 class _Listing(NamedTuple):
-    """What a split consists of: image folders, ids and paths; masks and objects' places where they are asked for."""
+    """What a split consists of: image folders, ids, paths and XML files; masks and objects' places where wanted."""
 
     folders: list[Path]
     ids: list[str]
     paths: list[str]
+    annotations: list[str]
     masks: list[Path]
     parts: list[tuple[Arrays, NDArray[np.int64]]]
 
@@ -46,9 +47,10 @@ def _listed(
     root: Path, split: str | None, year: int | None, targets: Collection[str], sbd: str | os.PathLike[str] | None
 ) -> _Listing:
     """See `Voc`."""
-    found = _Listing([root], [], [], [], [])
+    found = _Listing([root], [], [], [], [], [])
     if "mask" not in targets and (own := unlisted(root, split)):
-        return found._replace(ids=own.ids, paths=own.paths, parts=[places(own.annotations, own.ids, required=True)])
+        parts = [places(own.annotations, own.ids, required=True)]
+        return found._replace(ids=own.ids, paths=own.paths, annotations=_xml(own.annotations, own.ids), parts=parts)
     for folder, name in split_folders(root, split, year):
         found.folders.append(folder)
         if "mask" in targets:
@@ -65,7 +67,12 @@ def _listed(
             paths = [photo_path(files, image_id) for image_id in ids]
         found.ids.extend(ids)
         found.paths.extend(paths)
+        found.annotations.extend(_xml(folder / "Annotations", ids))
     return found
+
+
+def _xml(folder: Path, ids: Sequence[str]) -> list[str]:
+    return [f"{folder / image_id}.xml" for image_id in ids]
 
 
 class Voc:
@@ -121,7 +128,8 @@ class Voc:
         check_orientation(orientation)
         self.targets = check_targets(targets, ("boxes", "mask"))
         self._orientation = orientation
-        folders, self._ids, self._paths, masks, parts = _listed(Path(root), split, year, self.targets, sbd)
+        listing = _listed(Path(root), split, year, self.targets, sbd)
+        folders, self._ids, self._paths, self._annotations, self._mask_paths, parts = listing
         if twice := sorted(image_id for image_id, count in Counter(self._ids).items() if count > 1):
             raise DataError(f"{root}: the split {split} lists images twice: {few(twice)}")
         split = split or "all"
@@ -130,7 +138,7 @@ class Voc:
         self.mask_names: tuple[str, ...] = ()
         if "mask" in self.targets:
             self._masks = VocMasks(
-                list(zip(self._ids, masks, strict=True)),
+                list(zip(self._ids, self._mask_paths, strict=True)),
                 folders,
                 split=split,
                 classes=classes,
@@ -176,6 +184,10 @@ class Voc:
         if self._masks is not None:
             sample.mask = upright(self._masks.of(index, stored_size(sample.size, turned)), turned)
         return sample
+
+    def annotation_files(self, index: int) -> list[str]:
+        """The files that are of an image alone: XML, which may be missing, and mask."""
+        return [self._annotations[index], *([str(self._mask_paths[index])] if self._mask_paths else [])]
 
     def image_id(self, index: int) -> str:
         """The id of an image: its file's name without the extension."""

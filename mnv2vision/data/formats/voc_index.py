@@ -18,6 +18,7 @@ _MISSING = "nan"
 _DIFFICULT = {"": 0, "0": 0, "false": 0, "no": 0, "1": 1, "true": 1, "yes": 1}
 ODD = 2
 """`difficult` for any other word, such as Unspecified."""
+SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 class _Object(NamedTuple):
@@ -90,23 +91,33 @@ def _read(path: str) -> _Annotation:
     except (OSError, ValueError, LookupError) as error:  # LookupError: an encoding unknown to Python
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
-    def number(parent: ElementTree.Element | None, name: str) -> float:
-        text = parent.findtext(name) if parent is not None else None
-        try:
-            return float(text or _MISSING)
-        except ValueError:
-            return float(_MISSING)
-
     objects = []
     for item in root.iter("object"):
-        name = (item.findtext("name") or "").strip("\ufeff \t\r\n")
+        name = name_of(item)
         if not name:
             raise DataError(f"{path}: an <object> has no <name>")
-        box = item.find("bndbox")
-        sides = tuple(number(box, side) for side in ("xmin", "ymin", "xmax", "ymax"))
         difficult = _DIFFICULT.get((item.findtext("difficult") or "").strip().lower(), ODD)
-        objects.append(_Object(name, sides, difficult))
+        objects.append(_Object(name, sides_of(item), difficult))
     size = root.find("size")
-    height, width = number(size, "height"), number(size, "width")
+    height, width = _number(size, "height"), _number(size, "width")
     known = 0 < height < np.inf and 0 < width < np.inf
     return _Annotation((height, width) if known else (0, 0), objects)
+
+
+def name_of(item: ElementTree.Element) -> str:
+    """The class of an <object>; empty if it has none."""
+    return (item.findtext("name") or "").strip("\ufeff \t\r\n")
+
+
+def sides_of(item: ElementTree.Element) -> tuple[float, ...]:
+    """The `SIDES` of an <object>, as annotated; NaN for those that are missing or no numbers."""
+    box = item.find("bndbox")
+    return tuple(_number(box, side) for side in SIDES)
+
+
+def _number(parent: ElementTree.Element | None, name: str) -> float:
+    text = parent.findtext(name) if parent is not None else None
+    try:
+        return float(text or _MISSING)
+    except ValueError:
+        return float(_MISSING)

@@ -134,8 +134,13 @@ def read_list(folder: Path, kind: str, split: str, files: Files) -> list[str]:
             raise DataError(f"{path}: {line[:40]!r}… is not an image name")
         if any(leads_out(name) for name in (line, line.replace("\\", "/"), _SECOND_COLUMN.sub("", line))):
             raise DataError(f"{path}: the image {line!r} points outside the data set's folder")
-        ids.append(next((name for name in _readings(line) if files.find(name) is not None), _plain(line)))
+        ids.append(image_of(line, files))
     return ids
+
+
+def image_of(line: str, files: Files) -> str:
+    """The image id that a line of a list means."""
+    return next((name for name in _readings(line) if files.find(name) is not None), _plain(line))
 
 
 def _longest_part(line: str) -> int:

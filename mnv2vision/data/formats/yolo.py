@@ -92,6 +92,7 @@ class Yolo:
         self._index = yolo_index([path for path in labels if path], where)
         self._file_of = np.cumsum([bool(path) for path in labels]) - 1  # the one before where there is none
         self._has_labels = np.array([bool(path) for path in labels])
+        self._labels_of = FileNames.of(labels)
         chosen = select_classes(description.names, classes, str(description.file))
         self.names = tuple(description.names[place] for place in chosen)
         self._fill(description.names, chosen, where)
@@ -114,10 +115,7 @@ class Yolo:
         label_of[list(chosen)] = np.arange(len(chosen))
         self._labels = np.where(ids < len(names), label_of[np.minimum(ids, len(names) - 1)], -1)
         kept = np.flatnonzero(self._labels >= 0)
-        spanning = (boxes[kept, 2:] - boxes[kept, :2] >= _THINNEST).all(axis=1) | ~np.isfinite(boxes[kept]).all(axis=1)
-        scaled = np.where(spanning[:, None], boxes[kept], 0) * _NOMINAL
-        sizes = np.full((len(kept), 2), _NOMINAL)
-        _, valid, report = check_boxes(scaled, sizes, _Named(index, kept))
+        _, valid, report = check_boxes(*nominal(boxes[kept]), _Named(index, kept))
         for message in [*json.loads(index["messages"].tobytes()), *([report] if report else [])]:
             log.warning("%s: %s", where, message)
         self._objects = kept[valid]
@@ -154,6 +152,10 @@ class Yolo:
         """The path of an image."""
         return self._files[index]
 
+    def annotation_files(self, index: int) -> list[str]:
+        """The files that are of an image alone: that of its labels, if it has one."""
+        return [path] if (path := self._labels_of[index]) else []
+
     def _objects_of(self, index: int, size: tuple[int, int]) -> tuple[Boxes, Arrays]:
         """The objects of an image with stored (height, width), in pixels, and their outlines as `paint_mask` reads."""
         file, arrays = int(self._file_of[index]), self._index
@@ -170,6 +172,13 @@ class Yolo:
             if len(polygon) and 0 < (area := outlines.measure(place, height)[1]) < areas[place]:
                 areas[place] = area
         return Boxes.of(boxes, self._labels[own], areas=areas), Arrays(outlines.arrays())
+
+
+def nominal(boxes: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Boxes (n, 4) in shares as pixels of an image that all are checked on, and its (n, 2) sizes."""
+    wide: NDArray[np.bool_] = np.all(boxes[:, 2:] - boxes[:, :2] >= _THINNEST, axis=1)
+    spanning = wide | ~np.asarray(np.isfinite(boxes).all(axis=1))
+    return np.where(spanning[:, None], boxes, 0) * _NOMINAL, np.full((len(boxes), 2), _NOMINAL)
 
 
 class _Named(Names):

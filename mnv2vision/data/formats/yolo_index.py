@@ -19,7 +19,7 @@ from mnv2vision.data.formats.voc_lists import read_text
 from mnv2vision.errors import DataError
 
 _LAYOUT = "yolo 1"  # increase it when the arrays or their content change
-_BOX = 5
+BOX = 5
 """Columns of a box: class, centre x and y, width, height."""
 _POLYGON = 7
 """Columns of the smallest polygon: class, and x and y of three points."""
@@ -58,7 +58,7 @@ def _read(files: Sequence[str], folder: Path) -> dict[str, NDArray[Any]]:
             if not (words := line.split()):
                 continue
             try:
-                values = _numbers(words, f"{file}: line {number}")
+                values = numbers(words, f"{file}: line {number}")
             except DataError as error:
                 refuse("annotation unreadable", error, name)
                 continue
@@ -69,13 +69,8 @@ def _read(files: Sequence[str], folder: Path) -> dict[str, NDArray[Any]]:
             seen.add(tuple(values))
             classes.append(int(values[0]))
             lines.append(number)
-            if len(values) == _BOX:
-                x, y, width, height = values[1:]
-                boxes.extend((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
-            else:
-                xs, ys = values[1::2], values[2::2]
-                known = math.isfinite(sum(values))
-                boxes.extend((min(xs), min(ys), max(xs), max(ys)) if known else [math.nan] * 4)
+            boxes.extend(corners(values))
+            if len(values) != BOX:
                 coordinates.extend(values[1:])
             ends.append(len(coordinates))
         starts.append(len(classes))
@@ -100,7 +95,16 @@ def _text(file: str) -> str:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from error
 
 
-def _numbers(words: Sequence[str], where: str) -> list[float]:
+def corners(values: Sequence[float]) -> tuple[float, ...]:
+    """(x1, y1, x2, y2) of a line's box, or around its polygon, in shares of the image."""
+    if len(values) == BOX:
+        x, y, width, height = values[1:]
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    xs, ys = values[1::2], values[2::2]
+    return (min(xs), min(ys), max(xs), max(ys)) if math.isfinite(sum(values)) else (math.nan,) * 4
+
+
+def numbers(words: Sequence[str], where: str) -> list[float]:
     """The columns of a line; DataError for what is neither a box nor a polygon."""
     values = []
     for word in words:
@@ -111,9 +115,9 @@ def _numbers(words: Sequence[str], where: str) -> list[float]:
     if not values[0].is_integer() or not 0 <= values[0] < 2**31:
         raise DataError(f"{where}: {words[0][:40]} is not the id of a class")
     count = len(values)
-    if count != _BOX and (count < _POLYGON or count % 2 == 0):
+    if count != BOX and (count < _POLYGON or count % 2 == 0):
         raise DataError(
-            f"{where}: has {count} columns; a box has {_BOX} (class x y width height), a polygon {_POLYGON} or more,"
+            f"{where}: has {count} columns; a box has {BOX} (class x y width height), a polygon {_POLYGON} or more,"
             " an odd number (class x y x y …)"
         )
     if far := [word for word, value in zip(words[1:], values[1:], strict=True) if abs(value) > _SHARES]:

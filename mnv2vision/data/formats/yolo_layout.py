@@ -120,7 +120,7 @@ def has_yolo_split(description: Description, split: str) -> bool:
     entries = _entries_of(description, names)
     if split != "train" and entries is not None and entries == _entries_of(description, ("train",)):
         return False
-    found = (_find(description, entry, description.base) for entry in entries or ())
+    found = (find(description, entry, description.base) for entry in entries or ())
     return any(found) or _split_folder(description, names) is not None
 
 
@@ -165,7 +165,7 @@ def _split_folder(description: Description, names: Sequence[str]) -> Path | None
 
 def _images(description: Description, entry: str, names: Sequence[str]) -> Iterator[str]:
     """The images of a folder or a list."""
-    place = _find(description, entry, description.base) or _split_folder(description, names)
+    place = find(description, entry, description.base) or _split_folder(description, names)
     if place is None:
         raise DataError(f"{description.file}: {entry}: no such folder or list in {description.base}")
     literal = os.path.normpath(description.base / entry)
@@ -178,13 +178,13 @@ def _images(description: Description, entry: str, names: Sequence[str]) -> Itera
         yield os.path.normpath(place)
     else:
         for line in filter(None, map(str.strip, read_text(place).splitlines())):
-            image = _find(description, line.replace("\\", "/"), place.parent)
+            image = find(description, line.replace("\\", "/"), place.parent)
             if image is None or not image.is_file():
                 raise DataError(f"{place}: {line}: no such image")
             yield os.path.normpath(image)
 
 
-def _find(description: Description, name: str, folder: Path) -> Path | None:
+def find(description: Description, name: str, folder: Path) -> Path | None:
     """What a path means: relative to a folder, or to the data set's; there, too, if it was another one once."""
     places = [folder / name, description.base / name, description.file.parent / name]
     parts = [part for part in Path(name).parts if part not in ("..", os.sep)]
