@@ -80,4 +80,6 @@ def render(template: str, **values: object) -> str:
 @cache
 def _environment() -> Environment:
     loader = PackageLoader("mnv2vision", "")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )

@@ -4,14 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnv2vision.common.html import Section
 from mnv2vision.common.text import few
 from mnv2vision.contracts.export import HeadExport
 from mnv2vision.contracts.model import Head, HeadConfig, HeadKind, Options
@@ -21,6 +20,9 @@ from mnv2vision.data.sample import SampleSource
 from mnv2vision.errors import ConfigError, WeightsError
 from mnv2vision.predictions.base import NOT_FINITE, Prediction
 from mnv2vision.preprocessing import Preprocessing
+
+if TYPE_CHECKING:  # prediction does without jinja2
+    from mnv2vision.common.html import Section
 
 Target = Literal["label", "boxes", "mask"]
 """What a sample may be annotated with."""
@@ -235,7 +237,7 @@ class HeadTraining(ABC):
         """Write tables and pictures of the last evaluation."""
 
     @abstractmethod
-    def sections(self, folder: Path) -> list[Section]:
+    def sections(self, folder: Path) -> "list[Section]":
         """What a report tells of the last evaluation, whose tables and pictures are in the folder."""
 
     @abstractmethod
