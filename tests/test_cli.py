@@ -427,7 +427,7 @@ def test_evaluation_keeps_the_models_own_input(dataset: str) -> None:
     config = values(load_config(Eval, [f"dataset={dataset}"]))
     assert config["model"]["image_size"] is None
     assert set(config) == {
-        "checkpoint", "runtime", "task", "compare", "run_dir", "seed", "model", "inference", "loader", "data",
+        "checkpoint", "run", "runtime", "task", "compare", "run_dir", "seed", "model", "inference", "loader", "data",
         "dataset", "trainer"
     }  # fmt: skip
 

@@ -111,7 +111,6 @@ def _train(
     said: list[str] = []
     with warnings_of("mnv2vision.data", said):
         data_parts = create_parts(config, tasks, parts)
-    tell_remarks(data_parts, said)
     if not config.distill.labels:
         data_parts = [replace(part, learned=False) for part in data_parts]
     check_learned(data_parts, teachers)
@@ -140,6 +139,7 @@ def _train(
         check_resume(config, resumed, task, data.identity, trainer.world_size, run_dir)
     write_config(config, run_dir)
     write_splits({part.name: part.dataset for part in data_parts}, run_dir)
+    tell_remarks(data_parts, said)
     log_plan(config, run_dir, images, trainer)
     with refused_options():
         trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)

@@ -42,8 +42,8 @@ class Frame(NamedTuple):
 
 
 def is_live(source: str) -> bool:
-    """Whether a source is a camera's number or an address, such as rtsp://…, and has no end of its own."""
-    return source.isdecimal() or "://" in source
+    """Whether a source is a camera's number (one digit) or an address (rtsp://…), and has no end of its own."""
+    return (source.isdecimal() and len(source) == 1) or "://" in source
 
 
 class Video:

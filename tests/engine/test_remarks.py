@@ -96,7 +96,7 @@ def test_command_has_the_keys_that_are_given(part: DataPart, caplog: pytest.LogC
 def test_train_says_it(part: DataPart, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["model.image_size=32", "trainer.max_steps=1", "loader.batch_size=2", "loader.workers=0", "init_from=null"]
     root = f"dataset.root={part.dataset['root']}"
-    run = [f"run_dir={tmp_path / 'run'}", "backbone.width=0.35", "debug=batch"]
+    run = [f"run_dir={tmp_path / 'run'}", "backbone.width=0.35"]
     assert main(["train", "task=classification", "dataset=imagenet", root, *small, *run]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("data: ")]
     (line,) = lines

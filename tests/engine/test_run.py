@@ -329,7 +329,8 @@ def test_two_processes(
     assert process.returncode == 0, error
     assert "2 x CPU" in error
     assert "learning rate 0.1 = 0.05 x global batch 16 / 8" in error
-    lines = [line for line in error.splitlines() if line]
+    # A class that is never right has a line, too, which is chance.
+    lines = [line for line in error.splitlines() if line and " is 0 for " not in line]
     # The plan, that it is short, the learning rate, the warm-up, that one image shows one of the classes, two epochs,
     # which is kept, the metrics.
     assert len(lines) == len(set(lines)) == 9, error

@@ -210,7 +210,7 @@ def test_refused(
     assert "the results of the other 1 are in" in line(f"images=[{good},{bad}]")
     assert f"the video would replace the video {good}" in line(f"images={good}", f"output={tmp_path}")
     assert "frames=true makes photos of a video" in line(f"images={good}", "output_format=yolo")
-    assert "camera 77 cannot be opened" in line("images=77")
+    assert "camera 7 cannot be opened" in line("images=7")
     assert "cannot be opened as a video (Connection refused" in line("images=http://127.0.0.1:9/a.mp4")
     assert not list((tmp_path / "out").glob("bad*"))
     assert not list((tmp_path / "out").glob(".*"))
