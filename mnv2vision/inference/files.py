@@ -19,7 +19,7 @@ from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.inference.describe import Describer
 from mnv2vision.inference.inputs import annotated, find_files, names_below, video_names
 from mnv2vision.inference.labels import Found, Layout, check_layout, write_counts, write_labels
-from mnv2vision.inference.predict_video import objects_by_head, predict_video, write_frames
+from mnv2vision.inference.predict_video import detectors, objects_by_head, predict_video, write_frames
 from mnv2vision.inference.predictor import Predictor
 from mnv2vision.predictions.base import Described
 from mnv2vision.predictions.detection import check_threshold
@@ -95,22 +95,16 @@ def predict_files(
         inference=_inference(inference),
         runtime=runtime,
     )
-    if output_format is not None and not _detectors(predictor):
+    if output_format is not None and not detectors(predictor):
         raise ConfigError(f"output_format={output_format}: is for detection, and {checkpoint} does not detect")
     folder, unreadable = Path(output), list[DataError]()
     describe = Describer(predictor.heads, top, colors)
-    names = video_names(videos)
-    copies = annotated(names, folder, ".mp4")
+    annotated(names_below(photos), folder, ".jpg")  # refused before videos take their time
     done = 0
-    for video in videos:
-        try:
-            if frames:
-                photos += write_frames(video, folder / "frames" / names[video], batch_size, every)
-            else:
-                predict_video(video, folder / names[video], copies[video], predictor, describe, every)
-                done += 1
-        except DataError as error:
-            unreadable.append(error)
+    if frames:
+        photos += _write_frames(videos, folder / "frames", batch_size, every, unreadable)
+    else:
+        done = _predict_videos(videos, folder, predictor, describe, every, unreadable)
     if photos:
         done += _predict_photos(photos, folder, predictor, describe, output_format, unreadable)
     for remark in predictor.remarks():
@@ -121,9 +115,36 @@ def predict_files(
         raise DataError(f"{unreadable[0]}{more}{others}")
 
 
-def _detectors(predictor: Predictor) -> dict[str, tuple[str, ...]]:
-    """Class names of the heads that detect."""
-    return {name: head.names for name, head in predictor.heads.items() if head.task == "detection"}
+def _write_frames(
+    videos: Sequence[str], folder: Path, batch_size: int, every: int, unreadable: list[DataError]
+) -> list[Path]:
+    """Make photos of videos' frames, each in a folder of its own."""
+    photos: list[Path] = []
+    for video, name in video_names(videos).items():
+        try:
+            photos += write_frames(video, folder / name, batch_size, every)
+        except DataError as error:
+            unreadable.append(error)
+    return photos
+
+
+def _predict_videos(
+    videos: Sequence[str],
+    folder: Path,
+    predictor: Predictor,
+    describe: Describer,
+    every: int,
+    unreadable: list[DataError],
+) -> int:
+    """Write what is on videos; the number of them that could be read."""
+    names, done = video_names(videos), 0
+    for video, copy in annotated(names, folder, ".mp4").items():
+        try:
+            predict_video(video, folder / names[video], copy, predictor, describe, every)
+            done += 1
+        except DataError as error:
+            unreadable.append(error)
+    return done
 
 
 def _predict_photos(
@@ -135,17 +156,17 @@ def _predict_photos(
     unreadable: list[DataError],
 ) -> int:
     """Write what is on photos; the number of them that could be read."""
-    detectors, names = _detectors(predictor), names_below(paths)
+    detecting, names = detectors(predictor), names_below(paths)
     if output_format is not None:
         check_layout(output_format, names.values())
     pictures = annotated(names, folder, ".jpg")
     records: dict[Path, dict[str, Described]] = {}
-    found: dict[str, dict[Path, Found]] = {name: {} for name in detectors}
+    found: dict[str, dict[Path, Found]] = {name: {} for name in detecting}
     for photos in _batches(paths, predictor.batch_size, unreadable):
         predictions = predictor.predict_batch(list(photos.values()))
         for (path, photo), prediction in zip(photos.items(), predictions, strict=True):
             picture, described = describe(photo, prediction)
-            for head, objects in objects_by_head(prediction, detectors).items():
+            for head, objects in objects_by_head(prediction, detecting).items():
                 found[head][path] = Found(photo.shape[0], photo.shape[1], objects)
             with atomic_path(pictures[path]) as temporary:
                 picture.save(temporary, format="JPEG", quality=92)
@@ -155,8 +176,8 @@ def _predict_photos(
     if not records:
         return 0
     write_tables(records, folder)
-    for head, classes in detectors.items():
-        several = len(detectors) > 1
+    for head, classes in detecting.items():
+        several = len(detecting) > 1
         counts = {str(path): objects for path, objects in found[head].items()}
         write_counts(counts, classes, folder / (f"counts_{head}.csv" if several else "counts.csv"))
         if output_format is not None:

@@ -28,10 +28,15 @@ class _Row(Protocol):
     def __call__(self, row: Iterable[object], /) -> object: ...
 
 
-def objects_by_head(prediction: Prediction, detectors: Iterable[str]) -> dict[str, Detection]:
+def detectors(predictor: Predictor) -> dict[str, tuple[str, ...]]:
+    """Class names of the heads that detect."""
+    return {name: head.names for name, head in predictor.heads.items() if head.task == "detection"}
+
+
+def objects_by_head(prediction: Prediction, heads: Iterable[str]) -> dict[str, Detection]:
     """The objects that each of the heads that detect has found."""
     found: dict[str, Detection] = {}
-    for head in detectors:
+    for head in heads:
         objects = prediction[head] if isinstance(prediction, Answers) else prediction
         assert isinstance(objects, Detection)
         found[head] = objects
@@ -58,7 +63,7 @@ def predict_video(source: str, base: Path, copy: Path, predictor: Predictor, des
     """
     began, count = time.monotonic(), 0
     video = Video(source)
-    detectors = {name: head.names for name, head in predictor.heads.items() if head.task == "detection"}
+    classes = detectors(predictor)
     with ExitStack() as files:
         tables = _Tables(files, base, len(predictor.heads) > 1)
         writer = files.enter_context(VideoWriter(files.enter_context(atomic_path(copy))))
@@ -73,10 +78,10 @@ def predict_video(source: str, base: Path, copy: Path, predictor: Predictor, des
             writer.write(np.asarray(picture), frame.seconds)
             for head, of_head in described.items():
                 tables.write(head, "", of_head.columns, of_head.rows, frame)
-            for head, objects in objects_by_head(prediction, detectors).items():
+            for head, objects in objects_by_head(prediction, classes).items():
                 counts = objects.counts()
-                row = [counts.get(name, 0) for name in detectors[head]]
-                tables.write(head, ".counts", detectors[head], [row], frame)
+                row = [counts.get(name, 0) for name in classes[head]]
+                tables.write(head, ".counts", classes[head], [row], frame)
     log.info("%d frames, %.1f a second -> %s", count, count / (time.monotonic() - began), copy)
     _tell_of_missing(video)
 
@@ -131,7 +136,8 @@ def _until_interrupted(video: Video, size: int, every: int) -> Iterator[list[Fra
     if live:
         interruption.hold("writing what there is")
     try:
-        for number, batch in enumerate(video.batches(size, every)):
+        # What is live waits for no batch to fill.
+        for number, batch in enumerate(video.batches(1 if live else size, every)):
             if live and not number:
                 log.info("%s: until Ctrl-C", video.source)
             yield batch

@@ -24,6 +24,7 @@ VIDEO_EXTENSIONS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".m
 
 _BATCH_BYTES = 2**27  # of frames at a time, beside which there are the next ones and the pictures
 _CODECS = ("libx264", "libopenh264", "mpeg4")  # what browsers play first
+_SILENCE = 10.0  # seconds after which a stream that sends nothing has ended
 _CLOCK = 90_000  # written frames' times are in parts of a second
 
 
@@ -96,7 +97,7 @@ class Video:
                     break
         except Mnv2visionError:
             raise
-        except (OSError, ValueError) as error:  # PyAV's errors are of these
+        except (OSError, ValueError) as error:
             self.fault = _reason(error)
         return taken
 
@@ -118,8 +119,8 @@ class Video:
         """Times of a file's or a stream's frames, and what makes upright RGB of them."""
         av = import_av()
         try:
-            container = av.open(self.source)
-        except (OSError, ValueError) as error:
+            container = av.open(self.source, timeout=_SILENCE if is_live(self.source) else None)
+        except (OSError, ValueError, av.FFmpegError) as error:
             raise DataError(f"{self.source}: cannot be opened as a video ({_reason(error)})") from error
         with container:
             if not container.streams.video:
@@ -127,9 +128,14 @@ class Video:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             self.total, rate = stream.frames, float(stream.average_rate or 25)
-            for index, frame in enumerate(container.decode(stream)):
-                seconds = index / rate if frame.time is None else float(frame.time)
-                yield seconds, partial(_upright, frame)
+            try:
+                for index, frame in enumerate(container.decode(stream)):
+                    seconds = index / rate if frame.time is None else float(frame.time)
+                    yield seconds, partial(_upright, frame)
+            except av.error.ExitError as error:
+                raise OSError(f"it sent nothing for {_SILENCE:g} seconds") from error
+            except av.FFmpegError as error:  # not all of which are OSErrors
+                raise OSError(_reason(error)) from error
 
 
 def _of_camera(number: int) -> Iterator[tuple[float, Callable[[], NDArray[np.uint8]]]]:

@@ -14,10 +14,17 @@ from mnv2vision.config.options import values
 from mnv2vision.data import sources
 from mnv2vision.data.formats.shapes import Shapes
 from mnv2vision.data.split import Subset
+from mnv2vision.engine import remarks
 from mnv2vision.engine.parts import DataPart
 from mnv2vision.engine.remarks import in_both, tell_remarks
 
 SOON = 1e9
+
+
+@pytest.fixture(autouse=True)
+def _time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is."""
+    monkeypatch.setattr(remarks, "_SECONDS", SOON)
 
 
 def photo(path: Path, seed: int) -> None:

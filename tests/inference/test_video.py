@@ -3,7 +3,9 @@
 import csv
 import json
 import struct
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +186,7 @@ def test_a_camera_ends_at_ctrl_c_with_its_results(
     monkeypatch.setattr(interruption, "noted", lambda: asked.append(0) or int(len(asked) == 2))
     assert predict(checkpoint, tmp_path / "out", "images=1") == 0
     monkeypatch.undo()
-    assert len(of_opencv(tmp_path / "out/camera1.mp4")) == len(rows(tmp_path / "out/camera1.counts.csv")) == 2 * 4
+    assert len(of_opencv(tmp_path / "out/camera1.mp4")) == len(rows(tmp_path / "out/camera1.counts.csv")) == 2
 
 
 def test_a_file_that_breaks_off(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,3 +222,34 @@ def test_refused(
 
     monkeypatch.setattr(module, "import_av", missing)
     assert "pip install mnv2vision[video]" in line(f"images={good}")
+
+
+def test_a_stream_that_falls_silent_ends_with_its_results(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = written(tmp_path / "clip.ts", "mpegts", "mpeg4").read_bytes()
+    ended = threading.Event()
+
+    class Stalling(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+            self.wfile.flush()
+            ended.wait()  # and sends nothing more
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    monkeypatch.setattr(module, "_SILENCE", 2.0)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stalling) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/live.ts"
+        try:
+            assert predict(checkpoint, tmp_path / "out", f"images={address}") == 0
+        finally:
+            ended.set()
+            server.shutdown()
+    (table,) = (tmp_path / "out").glob("*.counts.csv")
+    assert 0 < len(rows(table)) < COUNT
+    assert "frames could be read (it sent nothing for 2 seconds)" in capsys.readouterr().err

@@ -88,9 +88,8 @@ def _note_each(faults: Mapping[str, NDArray[np.bool_]], shares: NDArray[np.float
         for place in np.flatnonzero(found).tolist():
             name, box = names[place], tuple(shares[place].tolist())
             file = name.rpartition(" of ")[2]
-            note(
-                Fault(kind_of(told), f"{name}: {told}", file, box if any(box) else None)
-            )  # of one that is not finite, 0
+            place_on_photo = box if any(box) else None  # 0 of one that is not finite
+            note(Fault(kind_of(told), f"{name}: {told}", file, place_on_photo))
 
 
 def check_pixels(boxes: NDArray[np.float64], sizes: NDArray[np.float64], where: str) -> None:
