@@ -5,13 +5,15 @@ import os
 import signal
 import threading
 import time
-from multiprocessing import queues
+from multiprocessing import queues, util
 from pathlib import Path
 
 from torch.utils.data import get_worker_info
 
 from mnv2vision.common.faults import READER_WITHOUT_DESCRIPTORS
 
+_SPARE = 3
+"""Descriptors with which a folder is removed."""
 _CHECK = 1.0
 """Seconds between two checks of the main process."""
 _SHARED = Path("/dev/shm")
@@ -34,6 +36,9 @@ def start_reader(worker_id: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_heed, args=(parent.pid,), daemon=True).start()
     queues.Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]
+    # Given back at its end: where descriptors have run out, multiprocessing could not tidy up, and says so at length.
+    for spare in [os.open(os.devnull, os.O_RDONLY) for _ in range(_SPARE)]:
+        util.Finalize(None, os.close, (spare,), exitpriority=0)
 
 
 def has_room(size: int) -> bool:
