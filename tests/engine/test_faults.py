@@ -93,7 +93,7 @@ def test_few_descriptors(tmp_path: Path, tiny: tuple[str, ...], patience: float)
 
 def test_two_runs_in_one_folder(tmp_path: Path, tiny: tuple[str, ...], start: Start, patience: float) -> None:
     run = tmp_path / "run"
-    first = start("train", *tiny, "trainer.max_epochs=60", f"run_dir={run}")
+    first = start("train", *tiny, "trainer.max_epochs=10000", f"run_dir={run}")  # until it is ended
     while not (run / "checkpoints/last.ckpt").exists():
         assert first.poll() is None
         time.sleep(0.01)
