@@ -205,6 +205,7 @@ class Predict:
     )
     every: Count = option(1, "of videos: only each so manieth frame")
     frames: bool = option(False, "of videos: make photos of the frames, in frames/, and predict for these")
+    tracks: bool = option(False, "detection in videos: number objects over the frames, and count each once")
     top: Count = option(5, "classification: how many classes to write for each image")
     threshold: ShareOrAuto = option(
         0.3, "detection: from which score on; auto: for each class what was best at the end of training"

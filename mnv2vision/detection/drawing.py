@@ -19,15 +19,24 @@ def describe(
     legible = dict(zip(prediction.names, fonts.legible(prediction.names), strict=True))
     names = [prediction.names[label] for label in prediction.labels]
     scores, boxes = prediction.scores.tolist(), prediction.boxes.tolist()
-    texts = [f"{legible[name]} {score:.0%}" for name, score in zip(names, scores, strict=True)]
+    numbers = [str(track or "") for track in prediction.tracks] if prediction.tracks is not None else [""] * len(names)
+    texts = [
+        f"{legible[name]} {number} {score:.0%}".replace("  ", " ")
+        for name, number, score in zip(names, numbers, scores, strict=True)
+    ]
     found = list(zip(names, scores, boxes, strict=True))
+    rows: list[list[object]] = [[name, f"{score:.6f}", *(f"{x:.1f}" for x in box)] for name, score, box in found]
+    columns: tuple[str, ...] = ("name", "score", "x1", "y1", "x2", "y2")
+    if prediction.tracks is not None:
+        columns += ("track",)
+        rows = [[*row, number] for row, number in zip(rows, numbers, strict=True)]
     return Described(
         picture=draw.draw_boxes(
             photo, prediction.boxes * scale, prediction.labels, texts, class_colors(prediction.names, colors)
         ),
         lines=(),
-        columns=("name", "score", "x1", "y1", "x2", "y2"),
-        rows=[[name, f"{score:.6f}", *(f"{x:.1f}" for x in box)] for name, score, box in found],
+        columns=columns,
+        rows=rows,
         key="objects",
         entries=[{"name": name, "score": score, "box": box} for name, score, box in found],
     )

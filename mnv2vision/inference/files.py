@@ -48,6 +48,7 @@ def predict_files(
     output_format: Layout | None = None,
     every: int = 1,
     frames: bool = False,
+    tracks: bool = False,
     colors: Sequence[str] = (),
     font: str | None = None,
 ) -> None:
@@ -71,6 +72,7 @@ def predict_files(
             head's name.
         every: Of videos, only each so manieth frame.
         frames: Make photos of videos' frames, in `frames/`, and predict for these.
+        tracks: Number objects over the frames of a video.
         colors: Of some classes, see `read_colors`.
         font: A file, see `use_font`.
 
@@ -86,6 +88,8 @@ def predict_files(
     photos, videos = find_files(images)
     if output_format is not None and videos and not frames:
         raise ConfigError(f"output_format={output_format}: labels are of photos; frames=true makes photos of a video")
+    if tracks and (frames or not videos):
+        raise ConfigError("tracks=true numbers objects over the frames of a video, and none is predicted for")
     predictor = Predictor(
         checkpoint,
         device=device,
@@ -97,6 +101,8 @@ def predict_files(
     )
     if output_format is not None and not detectors(predictor):
         raise ConfigError(f"output_format={output_format}: is for detection, and {checkpoint} does not detect")
+    if tracks and not detectors(predictor):
+        raise ConfigError(f"tracks=true: is for detection, and {checkpoint} does not detect")
     folder, unreadable = Path(output), list[DataError]()
     describe = Describer(predictor.heads, top, colors)
     annotated(names_below(photos), folder, ".jpg")  # refused before videos take their time
@@ -104,7 +110,7 @@ def predict_files(
     if frames:
         photos += _write_frames(videos, folder / "frames", batch_size, every, unreadable)
     else:
-        done = _predict_videos(videos, folder, predictor, describe, every, unreadable)
+        done = _predict_videos(videos, folder, predictor, describe, every, tracks, unreadable)
     if photos:
         done += _predict_photos(photos, folder, predictor, describe, output_format, unreadable)
     for remark in predictor.remarks():
@@ -134,13 +140,14 @@ def _predict_videos(
     predictor: Predictor,
     describe: Describer,
     every: int,
+    tracks: bool,
     unreadable: list[DataError],
 ) -> int:
     """Write what is on videos; the number of them that could be read."""
     names, done = video_names(videos), 0
     for video, copy in annotated(names, folder, ".mp4").items():
         try:
-            predict_video(video, folder / names[video], copy, predictor, describe, every)
+            predict_video(video, folder / names[video], copy, predictor, describe, every, tracks)
             done += 1
         except DataError as error:
             unreadable.append(error)

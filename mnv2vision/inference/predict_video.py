@@ -3,7 +3,7 @@
 import csv
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
@@ -17,11 +17,15 @@ from mnv2vision.common.progress import told
 from mnv2vision.inference.describe import Describer
 from mnv2vision.inference.engine import Prediction
 from mnv2vision.inference.predictor import Predictor
+from mnv2vision.inference.tracks import Tracker
 from mnv2vision.inference.video import Frame, Video, VideoWriter, is_live
 from mnv2vision.predictions.base import Answers
 from mnv2vision.predictions.detection import Detection
 
 log = logging.getLogger(__name__)
+
+_AT = ("frame", "seconds")
+_TRACK = ("track", "name", "frames", "first", "last")
 
 
 class _Row(Protocol):
@@ -43,11 +47,13 @@ def objects_by_head(prediction: Prediction, heads: Iterable[str]) -> dict[str, D
     return found
 
 
-def predict_video(source: str, base: Path, copy: Path, predictor: Predictor, describe: Describer, every: int) -> None:
+def predict_video(
+    source: str, base: Path, copy: Path, predictor: Predictor, describe: Describer, every: int, tracks: bool
+) -> None:
     """Write the annotated video, and beside it `<video>.csv` and, of objects, `<video>.counts.csv`: a row a frame.
 
-    Of several heads `<video>.<head>.csv` and `<video>.<head>.counts.csv`. Ctrl-C ends a stream or a camera, with its
-    results.
+    Of several heads `<video>.<head>.csv` and `<video>.<head>.counts.csv`; with tracks also `<video>.tracks.csv`, a row
+    an object. Ctrl-C ends a stream or a camera, with its results.
 
     Args:
         source: See `Video`.
@@ -56,9 +62,10 @@ def predict_video(source: str, base: Path, copy: Path, predictor: Predictor, des
         predictor: Predicts.
         describe: Draws.
         every: Only each so manieth frame.
+        tracks: Number the objects over the frames.
 
     Raises:
-        ConfigError: Without PyAV.
+        ConfigError: Without PyAV, or, with tracks, without `trackers`.
         DataError: If no frame can be read.
     """
     began, count = time.monotonic(), 0
@@ -72,18 +79,39 @@ def predict_video(source: str, base: Path, copy: Path, predictor: Predictor, des
             for batch in _until_interrupted(video, predictor.batch_size, every)
             for pair in zip(batch, predictor.predict_batch([frame.image for frame in batch]), strict=True)
         )
+        trackers: dict[str, Tracker] = {}
         for frame, prediction in told(predicted, lambda: -(-video.total // every), f"frames of {source}"):
             count += 1
+            if tracks and not trackers:  # now that the video has said its rate
+                trackers = {head: Tracker(video.rate / every) for head in classes}
+            prediction = _tracked(prediction, trackers, frame.seconds)
             picture, described = describe(frame.image, prediction, steady=True)
             writer.write(np.asarray(picture), frame.seconds)
+            at = (frame.number, f"{frame.seconds:.3f}")
             for head, of_head in described.items():
-                tables.write(head, "", of_head.columns, of_head.rows, frame)
+                tables.write(head, "", (*_AT, *of_head.columns), ((*at, *row) for row in of_head.rows))
             for head, objects in objects_by_head(prediction, classes).items():
                 counts = objects.counts()
-                row = [counts.get(name, 0) for name in classes[head]]
-                tables.write(head, ".counts", classes[head], [row], frame)
+                row = (*at, *(counts.get(name, 0) for name in classes[head]))
+                tables.write(head, ".counts", (*_AT, *classes[head]), [row])
+        for head, tracker in trackers.items():
+            tables.write(head, ".tracks", _TRACK, tracker.rows())
+            log.info("%s: objects over all frames: %s", source, tracker.summary())
     log.info("%d frames, %.1f a second -> %s", count, count / (time.monotonic() - began), copy)
     _tell_of_missing(video)
+
+
+def _tracked(prediction: Prediction, trackers: Mapping[str, Tracker], seconds: float) -> Prediction:
+    """A prediction whose objects have numbers, where there are trackers."""
+    if not trackers:
+        return prediction
+    numbered = {
+        head: trackers[head](objects, seconds) for head, objects in objects_by_head(prediction, trackers).items()
+    }
+    if isinstance(prediction, Answers):
+        return Answers({**prediction, **numbered})
+    (objects,) = numbered.values()
+    return objects
 
 
 class _Tables:
@@ -93,17 +121,15 @@ class _Tables:
         self._files, self._base, self._several = files, base, several
         self._rows: dict[Path, _Row] = {}
 
-    def write(
-        self, head: str, kind: str, columns: Sequence[str], rows: Iterable[Sequence[object]], frame: Frame
-    ) -> None:
+    def write(self, head: str, kind: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         path = self._base.with_name(f"{self._base.name}{f'.{head}' if self._several else ''}{kind}.csv")
         if path not in self._rows:
             temporary = self._files.enter_context(atomic_path(path))
             file = self._files.enter_context(temporary.open("w", encoding="utf-8", newline=""))
             self._rows[path] = csv.writer(file, lineterminator="\n").writerow
-            self._rows[path](["frame", "seconds", *columns])
+            self._rows[path](columns)
         for row in rows:
-            self._rows[path]([frame.number, f"{frame.seconds:.3f}", *row])
+            self._rows[path](row)
 
 
 def write_frames(source: str, folder: Path, batch_size: int, every: int) -> list[Path]:

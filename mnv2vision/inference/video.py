@@ -53,6 +53,7 @@ class Video:
     Attributes:
         source: A path, an address or a camera's number.
         total: How many frames a file says that it has, once it is open; 0 if it does not say.
+        rate: Frames a second, as it says once it is open; 30 if it does not say.
         read: How many frames were read.
         fault: What ended it before its end, once it has ended; empty if nothing did.
     """
@@ -63,7 +64,7 @@ class Video:
         Args:
             source: See the attribute.
         """
-        self.source, self.total, self.read, self.fault = source, 0, 0, ""
+        self.source, self.total, self.rate, self.read, self.fault = source, 0, 30.0, 0, ""
 
     def batches(self, size: int, every: int = 1) -> Iterator[list[Frame]]:
         """Frames, so many at a time, fewer where they are large; the next ones are decoded in a thread of their own.
@@ -127,10 +128,10 @@ class Video:
                 raise DataError(f"{self.source}: has sound, but no pictures")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            self.total, rate = stream.frames, float(stream.average_rate or 25)
+            self.total, self.rate = stream.frames, float(stream.average_rate or self.rate)
             try:
                 for index, frame in enumerate(container.decode(stream)):
-                    seconds = index / rate if frame.time is None else float(frame.time)
+                    seconds = index / self.rate if frame.time is None else float(frame.time)
                     yield seconds, partial(_upright, frame)
             except av.error.ExitError as error:
                 raise OSError(f"it sent nothing for {_SILENCE:g} seconds") from error

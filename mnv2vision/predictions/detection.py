@@ -29,12 +29,14 @@ class Detection:
         scores: (n,) float in 0..1.
         labels: (n,) int64 in 0..C-1.
         names: Class names by label; empty in evaluation, whose data set has them.
+        tracks: (n,) int64, of a video that is tracked: which object it is, from 1 on; 0 where it is not yet known.
     """
 
     boxes: NDArray[np.floating]
     scores: NDArray[np.floating]
     labels: NDArray[np.int64]
     names: tuple[str, ...] = ()
+    tracks: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
