@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 BINS = 15
-_TEMPERATURES = (0.05, 20.0)
-"""Between which a temperature is looked for."""
+TEMPERATURES = (0.05, 20.0)
+"""Between which a temperature is looked for; at either there is no best one."""
 
 
 class Bins(NamedTuple):
@@ -69,7 +69,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
         temperature = float(np.exp(exponent))
         return float((np.log(_sums(below, temperature)) - own / temperature).mean())
 
-    low, high = np.log(_TEMPERATURES)
+    low, high = np.log(TEMPERATURES)
     return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4}).x))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnv2vision.classification.calibration import Bins, calibration_bins, confidences, fit_temperature
+from mnv2vision.classification.calibration import TEMPERATURES, Bins, calibration_bins, confidences, fit_temperature
 from mnv2vision.common.distributed import gather
 from mnv2vision.common.text import few
 from mnv2vision.contracts import ClassFigures
@@ -16,6 +16,8 @@ from mnv2vision.data.sample import Sample
 
 MOST_LOGITS = 2**22
 """How many are kept to fit a temperature to, 16 MB; of ImageNet's validation part those of 4 000 images."""
+FEWEST_IMAGES = 100
+"""Of which a temperature is kept in the model; fewer say little of it."""
 
 
 class ClassRow(NamedTuple):
@@ -123,6 +125,12 @@ class ClassificationEvaluator:
         """Those that the temperature was fitted to, by the probability that it leaves, after `compute`."""
         logits, labels = self.fitted
         return calibration_bins(confidences(logits, self.temperature), logits.argmax(1) == labels)
+
+    def trusted_temperature(self) -> float:
+        """The temperature, after `compute`; 1 where it is of few images, or there is no best one."""
+        low, high = TEMPERATURES
+        few_images = len(self.fitted[1]) < FEWEST_IMAGES
+        return 1.0 if few_images or not 1.01 * low < self.temperature < high / 1.01 else self.temperature
 
     @property
     def images(self) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from mnv2vision.classification.evaluator import ClassificationEvaluator
+from mnv2vision.classification.evaluator import FEWEST_IMAGES, ClassificationEvaluator
 from mnv2vision.common import charts
 from mnv2vision.common.html import Section, picture, table, text
 from mnv2vision.common.text import few
@@ -55,7 +55,7 @@ def advice(evaluator: ClassificationEvaluator) -> list[str]:
     if evaluator.images and (error := evaluator.bins().error) > TOO_SURE:
         kind = "too sure" if evaluator.temperature > 1 else "not sure enough"
         told.append(
-            f"the probabilities are {kind}, by {100 * error:.0f} points on average: divide the logits by"
-            f" {evaluator.temperature:.2f} where they are shown or compared with a limit"
+            f"the probabilities are {kind}, by {100 * error:.0f} points on average: logits divided by"
+            f" {evaluator.temperature:.2f} would mend it; train keeps this, of {FEWEST_IMAGES} images or more"
         )
     return told

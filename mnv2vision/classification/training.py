@@ -26,6 +26,7 @@ from mnv2vision.contracts import (
     Network,
     Options,
     Raw,
+    Recommended,
     find_classes,
     no_loss,
 )
@@ -59,7 +60,7 @@ class ClassificationTraining(HeadTraining):
             mixup: Alpha of mixup's Beta distribution, 0 for none (arXiv 1710.09412).
             cutmix: Likewise for CutMix (arXiv 1905.04899); with both, each batch takes one of them.
         """
-        num_classes = head.config.num_classes
+        self.head, num_classes = head, head.config.num_classes
         self.evaluator = ClassificationEvaluator(num_classes, head.config.names, images)
         if not 0 <= label_smoothing <= 1:
             raise ConfigError(f"loss.label_smoothing={label_smoothing} is not in 0..1")
@@ -149,6 +150,10 @@ class ClassificationTraining(HeadTraining):
             names = self.evaluator.names
             title = f"✗ {names[guess]} {share:.0%} ({names[sample.label]})"
             self._mistakes.offer(share, partial(_picture, batch.images[i], title))
+
+    def recommended(self) -> Recommended:
+        """See `HeadTraining.recommended`: a temperature."""
+        return Recommended(temperature=self.head.config.temperature * self.evaluator.trusted_temperature())
 
     def write_report(self, folder: Path) -> None:
         """Tables and pictures, see docs/evaluation.md."""

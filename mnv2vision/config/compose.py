@@ -1,9 +1,11 @@
 """Configurations: the schema's defaults, Hydra's groups and recipes, and values of the user's, checked."""
 
+import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -206,18 +208,25 @@ def _compose(command: str, choice: Mapping[str, str | None]) -> DictConfig:
         for group, name in choice.items()
         if name is not None
     }
-    try:
-        with _hydra(command), initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
-            base = compose(command, [f"{group}={name}" for group, name in files.items()])
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error)) from error
-    OmegaConf.set_struct(base, False)
+    base = copy.deepcopy(_composed(command, tuple(f"{group}={name}" for group, name in files.items())))
     if recipe and "backbone" in choice:
         # What the recipe says of its own backbone that the chosen one does not have.
         own = values(GROUPS["backbone"][str(choice["backbone"])]())
         base["backbone"] = {key: value for key, value in base["backbone"].items() if key in own}
     if "recipe" in choice:
         base["recipe"] = recipe
+    return base
+
+
+@cache  # Hydra takes a tenth of a second, and a search or a notebook asks for the same again and again
+def _composed(command: str, chosen: tuple[str, ...]) -> DictConfig:
+    """What Hydra makes of the groups that are chosen, by the names of their files."""
+    try:
+        with _hydra(command), initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
+            base = compose(command, list(chosen))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error)) from error
+    OmegaConf.set_struct(base, False)
     return base
 
 

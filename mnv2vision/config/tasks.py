@@ -16,7 +16,7 @@ from mnv2vision.config.annotations import (
     Step,
     Strength,
 )
-from mnv2vision.config.kinds import Many, Number, Word, whole
+from mnv2vision.config.kinds import Many, Number, Word, optional, whole
 from mnv2vision.config.options import option, section
 from mnv2vision.config.sections import Inference
 
@@ -113,9 +113,9 @@ class _SegmentationLoader:
 
 @dataclass(frozen=True)
 class _SegmentationLoss:
-    class_weights: Annotated[tuple[float, ...], Many(Number(0, 1e6), least=1)] | None = option(
-        None, "a weight for each class"
-    )
+    class_weights: Annotated[
+        tuple[float, ...] | str | None, optional(Many(Number(0, 1e6), least=1), Word(("auto",)))
+    ] = option(None, "a weight for each class; auto: by how rare it is in the training masks")
     hardest: AboveZero = option(1.0, "share of the pixels that count, those with the largest losses")
 
 

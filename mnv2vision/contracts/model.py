@@ -1,5 +1,6 @@
 """What heads and models agree on: a head's kind, and the configuration that a model is built from and saved with."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -112,6 +113,8 @@ class HeadConfig:
         options: Of the head.
         thresholds: Of detection: the score of each class from which on objects are best believed, as the evaluation at
             the end of training found; empty where it is not known.
+        temperature: Of classification: what logits are divided by in evaluation, so that probabilities can be
+            believed, as that evaluation found.
     """
 
     task: str
@@ -120,6 +123,7 @@ class HeadConfig:
     taps: tuple[str, ...] | None = None
     options: Options = field(default_factory=dict)
     thresholds: tuple[float, ...] = ()
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", _texts("names", self.names))
@@ -132,6 +136,10 @@ class HeadConfig:
             raise ConfigError(f"num_classes={self.num_classes}, but there are {len(self.names)} class names")
         if self.thresholds and len(self.thresholds) != self.num_classes:
             raise ConfigError(f"num_classes={self.num_classes}, but there are {len(self.thresholds)} thresholds")
+        if type(self.temperature) not in (int, float) or not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature={self.temperature!r} must be a number above 0")
+        if self.temperature != 1 and self.task != "classification":
+            raise ConfigError(f"temperature={self.temperature} is for classification, not for {self.task}")
 
     def to_dict(self) -> dict[str, object]:
         """Plain data."""
@@ -142,7 +150,9 @@ class HeadConfig:
             "names": list(self.names),
             "taps": taps,
             "options": dict(self.options),
-            **({"thresholds": list(self.thresholds)} if self.thresholds else {}),  # which earlier versions cannot read
+            # Earlier versions cannot read these.
+            **({"thresholds": list(self.thresholds)} if self.thresholds else {}),
+            **({"temperature": self.temperature} if self.temperature != 1 else {}),
         }
 
 

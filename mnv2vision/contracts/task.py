@@ -62,6 +62,13 @@ def no_loss(*outputs: Tensor) -> Tensor:
     return torch.stack([output.sum() for output in outputs]).sum() * 0.0
 
 
+class Recommended(NamedTuple):
+    """What is kept in `HeadConfig`, by the same names, of an evaluation; nothing by default."""
+
+    thresholds: tuple[float, ...] = ()
+    temperature: float = 1.0
+
+
 class ClassFigures(NamedTuple):
     """What a figure is called, and names and values of the classes that have examples."""
 
@@ -228,9 +235,9 @@ class HeadTraining(ABC):
             batch: With the targets.
         """
 
-    def recommended(self) -> tuple[float, ...]:
-        """The scores that the last evaluation found best, for `HeadConfig.thresholds`."""
-        return ()
+    def recommended(self) -> Recommended:
+        """What the last evaluation found best for prediction."""
+        return Recommended()
 
     @abstractmethod
     def write_report(self, folder: Path) -> None:

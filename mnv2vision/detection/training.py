@@ -24,6 +24,7 @@ from mnv2vision.contracts import (
     Options,
     Raw,
     RawDetections,
+    Recommended,
     find_classes,
     no_loss,
 )
@@ -160,9 +161,11 @@ class DetectionTraining(HeadTraining):
         results = self.evaluator.results
         return judge(results, [self.evaluator.ignored(result.truth) for result in results], least)
 
-    def recommended(self) -> tuple[float, ...]:
-        """See `HeadTraining.recommended`; none where the data set has not all of the model's classes."""
-        return () if self._classes is not None else recommended(self._evaluated.judged, self.evaluator.names)
+    def recommended(self) -> Recommended:
+        """See `HeadTraining.recommended`: thresholds, unless the data set has not all of the model's classes."""
+        if self._classes is not None:
+            return Recommended()
+        return Recommended(thresholds=recommended(self._evaluated.judged, self.evaluator.names))
 
     def write_report(self, folder: Path) -> None:
         """Tables and pictures, see docs/evaluation.md; `predictions.json` in COCO's format.

@@ -16,6 +16,7 @@ from mnv2vision.backbones import has_folded_batch_norm
 from mnv2vision.common.atomic import write_text
 from mnv2vision.config.schema import Average, Eval
 from mnv2vision.config.sections import EvalTrainer
+from mnv2vision.contracts import Recommended
 from mnv2vision.data.augment.classification import EvaluationTransform
 from mnv2vision.data.batch import BatchDataset
 from mnv2vision.data.sampler import BatchKey
@@ -58,7 +59,7 @@ def average(config: Average) -> dict[str, float]:
     check_alike(models)
     model = copy.deepcopy(next(iter(models.values())))
     # Others are best for the average.
-    heads = {name: replace(head, thresholds=()) for name, head in model.config.heads.items()}
+    heads = {name: replace(head, **Recommended()._asdict()) for name, head in model.config.heads.items()}
     model.config = replace(model.config, heads=heads)
     if config.batch_norm == "estimate" and has_folded_batch_norm(model):
         raise ConfigError("batch_norm=estimate: the models' batch norm is folded into their weights: there is none")

@@ -27,6 +27,7 @@ from mnv2vision.data.batch import Transform
 from mnv2vision.data.loader import DataModule
 from mnv2vision.data.sample import SampleSource
 from mnv2vision.engine.add_head import Addition
+from mnv2vision.engine.class_weights import with_class_weights
 from mnv2vision.engine.decide import decide, undecided
 from mnv2vision.engine.evaluate import finish, write_config
 from mnv2vision.engine.initial import AUTO, imagenet_weights, new_model, recover
@@ -190,10 +191,16 @@ def _assemble(
         batch_size=config.loader.size,
         workers=config.loader.workers,
     )
+    settings = with_class_weights(
+        head_settings(config, tasks),
+        source,
+        {name: head.names for name, head in model.config.heads.items()},
+        config.data.on_error,
+    )
     options, in_use = training_options(config), dict(model.heads_in_use())
     task = Task(
         model,
-        task_parts(parts, model, head_settings(config, tasks), training=True),
+        task_parts(parts, model, settings, training=True),
         replace(options, freeze=addition.frozen) if addition else options,
         {
             name: Teacher(teacher, in_use[name], options.distillation, config.compile)

@@ -56,12 +56,20 @@ class VisionModel(nn.Module):
 
         Returns:
             Of one head its raw output: `logits` (N, C) of classification, `RawDetections`, or `logits` (N, C, h, w) of
-            segmentation at the features' size. Of several a dict of these by the heads' names.
+            segmentation at the features' size. Of several a dict of these by the heads' names. In evaluation a
+            classifier's logits are divided by the temperature that the model was found to need.
         """
         features = self.backbone(images)
         size = (images.shape[-2], images.shape[-1])
-        raw = {name: head([features[tap] for tap in self._taps[name]], size) for name, head in self.heads.items()}
+        raw = {
+            name: self._calibrated(name, head([features[tap] for tap in self._taps[name]], size))
+            for name, head in self.heads.items()
+        }
         return raw if len(raw) > 1 else next(iter(raw.values()))
+
+    def _calibrated(self, head: str, raw: Raw) -> Raw:
+        temperature = self.config.heads[head].temperature
+        return raw / temperature if temperature != 1 and not self.training and isinstance(raw, Tensor) else raw
 
     def set_output_stride(self, output_stride: int) -> None:
         """Change it in place, between training and evaluation, say; the weights stay.

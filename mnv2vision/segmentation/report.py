@@ -33,5 +33,5 @@ SECTIONS = (_classes, _confusion, _mistakes, _photos)
 def advice(evaluator: SegmentationEvaluator) -> list[str]:
     """What to try next, of classes that are not found."""
     if nothing := [row.name for row in evaluator.per_class() if row.pixels and not row.recall]:
-        return [f"no pixel of {few(nothing)} is found: loss.class_weights, or more photos of them"]
+        return [f"no pixel of {few(nothing)} is found: loss.class_weights=auto, or more photos of them"]
     return []

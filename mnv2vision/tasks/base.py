@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric
 
 from mnv2vision.common.distributed import gather
 from mnv2vision.common.html import Section
-from mnv2vision.contracts import ClassFigures, HeadTraining, Raw
+from mnv2vision.contracts import ClassFigures, HeadTraining, Raw, Recommended
 from mnv2vision.data.batch import Batch, sample_seed
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.models.shared_pass import shared_pass
@@ -117,7 +117,8 @@ class Task(pl.LightningModule):
         heads = {}
         for name, config in self.model.config.heads.items():
             measured = found.get(name, [])
-            heads[name] = replace(config, thresholds=measured[0].recommended() if len(measured) == 1 else ())
+            kept = measured[0].recommended() if len(measured) == 1 else Recommended()
+            heads[name] = replace(config, **kept._asdict())
         self.model.config = replace(self.model.config, heads=heads)
 
     def write_report(self, folder: Path) -> None:

@@ -16,7 +16,7 @@ def test_a_class_that_is_never_found() -> None:
     evaluator.update([np.array([[0, 1, 0, 1]], np.uint8)], [Sample(PIXEL, 1, "", mask=truth)])
     evaluator.compute()
     assert evaluator.score(1) == (1 / 2 + 1 / 2 + 0) / 3
-    assert advice(evaluator) == ["no pixel of bee is found: loss.class_weights, or more photos of them"]
+    assert advice(evaluator) == ["no pixel of bee is found: loss.class_weights=auto, or more photos of them"]
     evaluator.update([truth], [Sample(PIXEL, 2, "", mask=truth)])
     evaluator.compute()
     assert advice(evaluator) == []
