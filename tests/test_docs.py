@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from mnv2vision.inference.runtimes.base import formats_table
 from mnv2vision.inference.video import VideoWriter
 
 ROOT = Path(__file__).parents[1]
+SERVER = Path(__file__).with_name("command_server.py")
 PAGES = ("README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")))
 # Lists written by the package itself.
 NOT_RUN = ("docs/published_weights.md", "docs/options.md")
@@ -304,13 +307,27 @@ def test_commands_have_keys_that_exist(page: str, monkeypatch: pytest.MonkeyPatc
                 assert (ROOT / f"tools/{command}.py").is_file() or command == "--version", f"{block.place}: {command}"
 
 
-def with_shims(folder: Path) -> str:
+@pytest.fixture(scope="module")
+def command_server(tmp_path_factory: pytest.TempPathFactory, patience: float) -> Iterator[Path]:
+    """The socket of a server that runs commands; see there."""
+    path = tmp_path_factory.mktemp("server") / "socket"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen([sys.executable, str(SERVER), "serve", str(path)], env=environment) as process:
+        deadline = time.monotonic() + patience
+        while not path.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield path
+        process.kill()
+
+
+def with_shims(folder: Path, server: Path) -> str:
     """A PATH whose `mnv2vision` runs on small data, whose `python` is this one, and whose `pip` does nothing."""
     folder.mkdir()
-    program = f"import sys\nfrom mnv2vision.cli.main import main\nsmall = {SMALL}\ncommand, *arguments = sys.argv[1:]\n"
-    (folder / "small.py").write_text(f"{program}sys.exit(main([command, *arguments, *small.get(command, [])]))\n")
+    client = shlex.join([sys.executable, "-ES", str(SERVER), "run", str(server)])
     for name, line in {
-        "mnv2vision": f'exec {shlex.quote(sys.executable)} {shlex.quote(str(folder / "small.py"))} "$@"',
+        "mnv2vision": f'exec {client} "$@"',
         "python": f'exec {shlex.quote(sys.executable)} "$@"',
         "pip": ":",
     }.items():
@@ -325,11 +342,14 @@ SCRIPTS = [page for page in PAGES if page not in (*NOT_RUN, "docs/reproduction.m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in SCRIPTS if any(block.is_run for block in blocks(page))])
-def test_commands_run(page: str, workplace: Path, tmp_path_factory: pytest.TempPathFactory, patience: float) -> None:
+def test_commands_run(
+    page: str, workplace: Path, command_server: Path, tmp_path_factory: pytest.TempPathFactory, patience: float
+) -> None:
     (workplace / "tools").symlink_to(ROOT / "tools")
     environment = {
         **os.environ,
-        "PATH": with_shims(tmp_path_factory.mktemp("shims") / "bin"),
+        "PATH": with_shims(tmp_path_factory.mktemp("shims") / "bin", command_server),
+        "MNV2VISION_TESTS_SMALL": json.dumps(SMALL),
         "PYTHONPATH": str(ROOT),
         "MNV2VISION_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
