@@ -1,5 +1,8 @@
 """Runs of a tiny model on tiny shapes: in this process, or as a user starts them."""
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +16,17 @@ from mnv2vision.common import charts, draw
 from mnv2vision.tasks.base import Task
 
 ROOT = Path(__file__).parents[2]
+LOOK = """<script>
+addEventListener("load", () => {
+  const pictures = [...document.images], root = document.documentElement;
+  document.title = JSON.stringify({
+    pictures: pictures.length,
+    shown: pictures.filter(it => it.naturalWidth > 0 && it.getBoundingClientRect().width > 0).length,
+    beyond: root.scrollWidth - root.clientWidth,
+  });
+});
+</script>"""
+"""Writes what a page looks like into its title."""
 # Seven batches an epoch, an odd number, with two images left over; and a last batch of one in validation.
 TINY = (
     "backbone.width=0.35",
@@ -85,6 +99,30 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
     monkeypatch.setattr(Task, "training_step", train_or_stop)
     monkeypatch.setattr(Task, "validation_step", validate_or_stop)
     return lambda *points: left.update(points)
+
+
+@pytest.fixture
+def in_browser(tmp_path: Path, patience: float) -> Callable[[Path, int], dict[str, int] | None]:
+    """What a real browser makes of a page at a width of its window; None where none is installed.
+
+    How many pictures there are, how many of them it shows, and by how many pixels the page is wider than the window.
+    """
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+    def look(page: Path, width: int) -> dict[str, int] | None:
+        if browser is None:
+            return None
+        copy = tmp_path / "in_browser.html"
+        copy.write_text(page.read_text(encoding="utf-8").replace("</body>", LOOK + "</body>"), encoding="utf-8")
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+        command = [browser, *flags, f"--window-size={width},900", "--dump-dom", f"file://{copy}"]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=patience, check=True).stdout
+        found = re.search(r"<title>(\{.*?\})</title>", shown)
+        assert found is not None, shown[-500:]
+        answer: dict[str, int] = json.loads(found[1])
+        return answer
+
+    return look
 
 
 @pytest.fixture

@@ -265,7 +265,9 @@ def assert_drawn(browser: str, output: Path, patience: float) -> None:
         assert (np.abs(colors - color).max(axis=1) <= 3).sum() >= least
 
 
-def test_planted_faults(raccoons: Path, tmp_path: Path, patience: float) -> None:
+def test_planted_faults(
+    raccoons: Path, tmp_path: Path, patience: float, in_browser: Callable[[Path, int], dict[str, int] | None]
+) -> None:
     planter = Planter(raccoons)
     plant(planter)
     output = tmp_path / "out"
@@ -298,6 +300,8 @@ def test_planted_faults(raccoons: Path, tmp_path: Path, patience: float) -> None
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is not None:
         assert_drawn(browser, output, patience)
+        shown = len(page.pictures)
+        assert in_browser(output / "check.html", 1000) == {"pictures": shown, "shown": shown, "beyond": 0}
     # Whatever can be shown is, and what is shown is a picture.
     unseen = {"missing file", "empty file", "not an image", "unreadable image", *about_classes}
     assert len(page.pictures) >= len(found.keys() - unseen)

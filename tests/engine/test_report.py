@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ TITLES = {
     "detection": ["Classes", "Kinds of errors", "Precision and recall, and some photos"],
     "segmentation": ["Classes", "Confusion", "The worst photos", "Some photos"],
 }
+
+
+InBrowser = Callable[[Path, int], dict[str, int] | None]
 
 
 class Page(HTMLParser):
@@ -55,7 +59,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("task", TITLES)
-def test_a_run_and_an_evaluation(tmp_path: Path, tiny: tuple[str, ...], task: str) -> None:
+def test_a_run_and_an_evaluation(tmp_path: Path, tiny: tuple[str, ...], task: str, in_browser: InBrowser) -> None:
     run = tmp_path / "run"
     assert main(["train", *tiny, f"task={task}", f"run_dir={run}"]) == 0
     page = Page(run / "report.html")
@@ -63,6 +67,9 @@ def test_a_run_and_an_evaluation(tmp_path: Path, tiny: tuple[str, ...], task: st
     assert page.titles[-1] == "Size"
     assert set(TITLES[task]) <= set(page.titles)
     assert {"epochs", "predictions"} <= page.names
+    for width in (1000, 500):  # Chromium has no narrower windows
+        if (seen := in_browser(run / "report.html", width)) is not None:
+            assert seen == {"pictures": len(page.sources), "shown": len(page.sources), "beyond": 0}
     if task == "detection":
         with (run / "errors.csv").open() as file:
             assert [row["kind"] for row in csv.DictReader(file)][-1] == "missed"
