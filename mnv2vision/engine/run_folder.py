@@ -95,8 +95,10 @@ def _lock(lock: FileLock, folder: Path, holder: Path, key: str) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=_LINGER)
             return
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, FileExistsError) as error:
+            # Removed before it could be looked at, or behind `mkdir`'s back, which then says that it exists.
+            if isinstance(error, FileExistsError) and folder.is_file():
+                raise
         except Timeout as error:
             who = "another process"
             with suppress(OSError):  # it has just ended, or just begun
@@ -107,6 +109,7 @@ def _lock(lock: FileLock, folder: Path, holder: Path, key: str) -> None:
         except (OSError, NotImplementedError) as error:  # network file systems without locks
             log.warning("%s cannot be locked (%s): start no other run in it", folder, error)
             return
+    raise ConfigError(f"{key}={folder}: others make and remove it again and again: give another folder")
 
 
 def check_unused(folder: Path) -> None:

@@ -162,6 +162,30 @@ def test_a_folder_is_one_run_s_whoever_ends_meanwhile(
     assert sum(alone for alone, _ in counts) > 300
 
 
+def test_a_folder_removed_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mkdir(exist_ok=True)` fails where a folder was there and, a moment later, is not."""
+    mkdir, left = Path.mkdir, [1, 2]
+
+    def racing(self: Path, *arguments: Any, **options: Any) -> None:
+        if left:
+            left.pop()
+            raise FileExistsError(17, "File exists", str(self))
+        mkdir(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", racing)
+    with claimed(tmp_path / "run"):
+        assert (tmp_path / "run/.lock").exists()
+        assert not left
+    left = [1] * 1000
+    with pytest.raises(ConfigError, match="others make and remove it again and again"), claimed(tmp_path / "run"):
+        pass
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError), claimed(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").exists()
+
+
 def test_what_a_killed_save_left_is_removed(tmp_path: Path, train: Callable[..., int]) -> None:
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
