@@ -22,7 +22,7 @@ def test_a_class_that_is_never_recognised_and_too_much_confidence() -> None:
     logits[:, 0] = 5
     told = advice(evaluated(logits, [0] * 12 + [1] * 8))  # sure of ants, 12 of 20 right
     assert told[0] == "no image of bee is recognised: look at the labels, and add photos of them"
-    assert told[1].startswith("the probabilities are too sure, by 40 points on average: divide the logits by ")
+    assert told[1].startswith("the probabilities are too sure, by 40 points on average: logits divided by ")
 
 
 def test_too_little_confidence() -> None:
