@@ -21,7 +21,7 @@ def describe(
     scores, boxes = prediction.scores.tolist(), prediction.boxes.tolist()
     numbers = [str(track or "") for track in prediction.tracks] if prediction.tracks is not None else [""] * len(names)
     texts = [
-        f"{legible[name]} {number} {score:.0%}".replace("  ", " ")
+        " ".join(filter(None, (legible[name], number, f"{score:.0%}")))
         for name, number, score in zip(names, numbers, scores, strict=True)
     ]
     found = list(zip(names, scores, boxes, strict=True))

@@ -21,6 +21,7 @@ from mnv2vision.inference.inputs import annotated, find_files, names_below, vide
 from mnv2vision.inference.labels import Found, Layout, check_layout, write_counts, write_labels
 from mnv2vision.inference.predict_video import detectors, objects_by_head, predict_video, write_frames
 from mnv2vision.inference.predictor import Predictor
+from mnv2vision.inference.tracks import import_trackers
 from mnv2vision.predictions.base import Described
 from mnv2vision.predictions.detection import check_threshold
 
@@ -86,10 +87,7 @@ def predict_files(
     if font is not None:
         use_font(font)
     photos, videos = find_files(images)
-    if output_format is not None and videos and not frames:
-        raise ConfigError(f"output_format={output_format}: labels are of photos; frames=true makes photos of a video")
-    if tracks and (frames or not videos):
-        raise ConfigError("tracks=true numbers objects over the frames of a video, and none is predicted for")
+    _check_videos(videos, output_format, frames, tracks)
     predictor = Predictor(
         checkpoint,
         device=device,
@@ -99,10 +97,9 @@ def predict_files(
         inference=_inference(inference),
         runtime=runtime,
     )
-    if output_format is not None and not detectors(predictor):
-        raise ConfigError(f"output_format={output_format}: is for detection, and {checkpoint} does not detect")
-    if tracks and not detectors(predictor):
-        raise ConfigError(f"tracks=true: is for detection, and {checkpoint} does not detect")
+    for asked, given in ((output_format is not None, f"output_format={output_format}"), (tracks, "tracks=true")):
+        if asked and not detectors(predictor):
+            raise ConfigError(f"{given}: is for detection, and {checkpoint} does not detect")
     folder, unreadable = Path(output), list[DataError]()
     describe = Describer(predictor.heads, top, colors)
     annotated(names_below(photos), folder, ".jpg")  # refused before videos take their time
@@ -116,9 +113,24 @@ def predict_files(
     for remark in predictor.remarks():
         log.warning(remark)
     if unreadable:
-        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
-        others = f"; the results of the other {done} are in {folder}" if done else ""
-        raise DataError(f"{unreadable[0]}{more}{others}")
+        raise _of_all(unreadable, done, folder)
+
+
+def _check_videos(videos: Sequence[str], output_format: Layout | None, frames: bool, tracks: bool) -> None:
+    """Refuse what cannot be done with videos, or without any, before the model is loaded."""
+    if output_format is not None and videos and not frames:
+        raise ConfigError(f"output_format={output_format}: labels are of photos; frames=true makes photos of a video")
+    if tracks:
+        if frames or not videos:
+            raise ConfigError("tracks=true numbers objects over the frames of a video, and none is predicted for")
+        import_trackers()
+
+
+def _of_all(unreadable: Sequence[DataError], done: int, folder: Path) -> DataError:
+    """One error for all files that could not be read, and what became of the others."""
+    more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+    others = f"; the results of the other {done} are in {folder}" if done else ""
+    return DataError(f"{unreadable[0]}{more}{others}")
 
 
 def _write_frames(

@@ -1,7 +1,8 @@
-"""Which object of a frame is which of the frames before: ByteTrack, by `trackers` (extra `tracks`)."""
+"""Which object of a frame is which of the frames before, by `trackers` (extra `tracks`)."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,8 @@ class _Track:
 class Tracker:
     """Numbers the objects of a video.
 
-    ByteTrack (Zhang et al., ECCV 2022) as the package `trackers` has it: a Kalman filter says where an object will be,
-    and boxes are assigned by overlap. Every object that is passed may start a track: the predictor's threshold decides.
-
+    A Kalman filter says where an object will be, and boxes are assigned by overlap: ByteTrack (Zhang et al., ECCV 2022)
+    as the package `trackers` has it, without its second look at weak boxes, which the predictor's threshold leaves out.
     """
 
     def __init__(self, rate: float) -> None:
@@ -50,13 +50,9 @@ class Tracker:
         Raises:
             ConfigError: Without `trackers`.
         """
-        try:
-            import supervision
-            from trackers import ByteTrackTracker
-        except ImportError as error:
-            raise ConfigError("tracks=true needs trackers: pip install mnv2vision[tracks]") from error
+        trackers, supervision = import_trackers()
         self._boxes = supervision.Detections
-        self._tracker = ByteTrackTracker(
+        self._tracker = trackers.ByteTrackTracker(
             # At a frame a second or less it would forget at once what is not on the very next one.
             lost_track_buffer=_MEMORY,
             frame_rate=max(rate, 1.0),
@@ -102,3 +98,13 @@ class Tracker:
         """How many objects of each class there were in all: "12 car, 3 person"."""
         counts = Counter(track.name for track in self._tracks.values())
         return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no objects"
+
+
+def import_trackers() -> tuple[ModuleType, ModuleType]:
+    """The packages `trackers` and `supervision`; ConfigError without them."""
+    try:
+        import supervision
+        import trackers
+    except ImportError as error:
+        raise ConfigError("tracks=true needs trackers: pip install mnv2vision[tracks]") from error
+    return trackers, supervision

@@ -101,13 +101,18 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
     return lambda *points: left.update(points)
 
 
+@pytest.fixture(scope="session")
+def browser() -> str | None:
+    """Chromium or Chrome; None where there is none."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 @pytest.fixture
-def in_browser(tmp_path: Path, patience: float) -> Callable[[Path, int], dict[str, int] | None]:
+def in_browser(browser: str | None, tmp_path: Path, patience: float) -> Callable[[Path, int], dict[str, int] | None]:
     """What a real browser makes of a page at a width of its window; None where none is installed.
 
     How many pictures there are, how many of them it shows, and by how many pixels the page is wider than the window.
     """
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
     def look(page: Path, width: int) -> dict[str, int] | None:
         if browser is None:

@@ -266,7 +266,11 @@ def assert_drawn(browser: str, output: Path, patience: float) -> None:
 
 
 def test_planted_faults(
-    raccoons: Path, tmp_path: Path, patience: float, in_browser: Callable[[Path, int], dict[str, int] | None]
+    raccoons: Path,
+    tmp_path: Path,
+    patience: float,
+    browser: str | None,
+    in_browser: Callable[[Path, int], dict[str, int] | None],
 ) -> None:
     planter = Planter(raccoons)
     plant(planter)
@@ -297,7 +301,6 @@ def test_planted_faults(
     page = page_of(output)
     text = (output / "check.html").read_text(encoding="utf-8")
     assert all(f">{kind}</a>" in text for kind in found)
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is not None:
         assert_drawn(browser, output, patience)
         shown = len(page.pictures)

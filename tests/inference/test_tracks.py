@@ -1,6 +1,7 @@
 """Objects over the frames of a video: their numbers follow them, and each is counted once."""
 
 import csv
+import sys
 from pathlib import Path
 
 import av
@@ -116,7 +117,9 @@ def test_predict(
     assert capsys.readouterr().err.count("objects over all frames: 1 ") == 2
 
 
-def test_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def line(model: Path, *arguments: str) -> str:
         assert main(["predict", f"checkpoint={model}", f"output={tmp_path}/out", "tracks=true", *arguments]) == 2
         return capsys.readouterr().err.strip().splitlines()[-1]
@@ -126,3 +129,6 @@ def test_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     other = tmp_path / "other.safetensors"
     mv.save(mv.create_model("classification", width=0.35, names=NAMES, image_size=64), other)
     assert f"tracks=true: is for detection, and {other} does not detect" in line(other, f"images={clip}")
+    monkeypatch.setitem(sys.modules, "trackers", None)
+    assert "tracks=true needs trackers: pip install mnv2vision[tracks]" in line(checkpoint, f"images={clip}")
+    assert not (tmp_path / "out").exists()

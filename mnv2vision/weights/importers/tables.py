@@ -251,4 +251,8 @@ def export(
     for ours, _ in pairs:
         if ours not in state:
             raise WeightsError(f"{project}: the model has no {ours}; export it before folding its batch norm")
-    return {theirs: state[ours].detach().cpu().clone() for ours, theirs in pairs}
+    found = {theirs: state[ours].detach().cpu().clone() for ours, theirs in pairs}
+    if (temperature := model.config.head.temperature) != 1:  # theirs have none: it goes into the last layer
+        last = tuple(f"heads.{only}.{layer}" for only in model.heads for layer in model.head.class_layers)
+        found |= {theirs: found[theirs] / temperature for ours, theirs in pairs if ours.startswith(last)}
+    return found

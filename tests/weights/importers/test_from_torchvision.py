@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -89,6 +90,17 @@ def test_back_to_torchvision(
     ours = mv.create_model("classification", backbone=backbone, num_classes=9, **options)
     randomize(ours)
     theirs = create(num_classes=9, **({"width_mult": options["width"]} if options else {}))
+    theirs.load_state_dict(export_state(ours))
+    assert_same_outputs(ours.eval(), theirs.eval())
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "mobilenet_v3_small"])
+def test_a_temperature_goes_into_the_last_layer(backbone: str, randomize: Randomize) -> None:
+    ours = mv.create_model("classification", backbone=backbone, num_classes=9)
+    randomize(ours)
+    heads = {name: replace(head, temperature=2.5) for name, head in ours.config.heads.items()}
+    ours.config = replace(ours.config, heads=heads)
+    theirs = getattr(tv, backbone)(num_classes=9)
     theirs.load_state_dict(export_state(ours))
     assert_same_outputs(ours.eval(), theirs.eval())
 
