@@ -105,9 +105,10 @@ def workplace(
     shutil.copytree(tmp_path / "objects/voc/JPEGImages", tmp_path / "cells")
     shutil.copytree(tmp_path / "objects/voc/Annotations", tmp_path / "cells", dirs_exist_ok=True)
     shutil.copytree(tmp_path / "objects/yolo", tmp_path / "street")
-    with VideoWriter(tmp_path / "street.mp4") as video:
-        for index in range(30):
-            video.write(generator.integers(0, 256, (72, 96, 3), dtype=np.uint8), index / 25)
+    for name in ("street.mp4", "sunday.mp4"):
+        with VideoWriter(tmp_path / name) as video:
+            for index in range(30):
+                video.write(generator.integers(0, 256, (72, 96, 3), dtype=np.uint8), index / 25)
     shutil.copytree(stand_ins, home() / "models" / mv.__version__)  # where converted models are kept
     monkeypatch.chdir(tmp_path)
     return tmp_path

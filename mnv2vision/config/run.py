@@ -72,4 +72,10 @@ def _data(config: DictConfig, folder: Path) -> dict[str, object]:
     name = dataset.pop("name", None)
     if name in (None, "own"):
         raise ConfigError(f"run={folder}: its data set was given in Python; give dataset= for this command")
+    root = dataset.get("root")
+    if isinstance(root, str) and not Path(root).is_absolute() and not Path(root).exists():
+        raise ConfigError(
+            f"run={folder}: its data set's root was {root}, which is not there from {Path.cwd()}; give dataset={name}"
+            " dataset.root="
+        )
     return {"dataset": name, **{f"dataset.{key}": value for key, value in dataset.items()}}

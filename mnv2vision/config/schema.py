@@ -61,8 +61,8 @@ class Train:
     )
     init_from: UserText | None = option(
         None,
-        "weights to start from: a file, a published name, auto (ImageNet's) or none; of a head for other classes,"
-        " the classes of the same name stay",
+        "weights to start from: a file, a run's folder, a published name, auto (ImageNet's) or none; of a head for"
+        " other classes, the classes of the same name stay",
     )
     resume: UserText | None = option(
         None,

@@ -100,8 +100,15 @@ def _any(*patterns: str) -> Callable[[Path], bool]:
 
 _LAYOUTS = {
     "coco": _Layout(
-        "COCO's layout (annotations/*.json, */_annotations.coco.json)",
-        _any("annotations/*.json", "*/_annotations.coco.json", "_annotations.coco.json", "instances*.json"),
+        "COCO's layout (annotations/*.json, */_annotations.coco.json, labels.json)",
+        _any(
+            "annotations/*.json",
+            "*/_annotations.coco.json",
+            "_annotations.coco.json",
+            "instances*.json",
+            "labels.json",  # as `predict output_format=coco` writes it
+            "result.json",  # as Label Studio exports it
+        ),
     ),
     "voc": _Layout(
         "VOC's layout (VOC<year>/, JPEGImages/, XML files)",

@@ -42,7 +42,7 @@ def divided(
     if share is None:
         return dataset
     assert isinstance(share, float)
-    folders = list(Path(model).parents)[:2] if model else []  # last.ckpt lies in checkpoints/
+    folders = [Path(model), *Path(model).parents][:3] if model else []  # last.ckpt lies in checkpoints/
     found = next(filter(None, (_read(folder / FILE, name or ONLY, share) for folder in folders)), None)
     if found is None:
         if model:

@@ -133,11 +133,11 @@ class _Tables:
 
 
 def write_frames(source: str, folder: Path, batch_size: int, every: int) -> list[Path]:
-    """Write frames as photos, `<frame>.jpg`.
+    """Write frames as photos, `<video>_<frame>.jpg`, which differs from those of other videos.
 
     Args:
         source: See `Video`.
-        folder: To write to.
+        folder: To write to, named for the video.
         batch_size: How many are held in memory.
         every: Only each so manieth.
 
@@ -148,7 +148,7 @@ def write_frames(source: str, folder: Path, batch_size: int, every: int) -> list
     video, photos = Video(source), list[Path]()
     for batch in _until_interrupted(video, batch_size, every):
         for frame in batch:
-            photos.append(folder / f"{frame.number:06d}.jpg")
+            photos.append(folder / f"{Path(folder.name).stem}_{frame.number:06d}.jpg")
             with atomic_path(photos[-1]) as temporary:
                 Image.fromarray(frame.image).save(temporary, format="JPEG", quality=95)
     log.info("%d frames -> %s", len(photos), folder)

@@ -90,8 +90,6 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
         WeightsError: For a file that is missing, corrupt, foreign, or from a newer version.
     """
     path = Path(path)
-    if (inside := path / "model.safetensors").is_file():
-        raise WeightsError(f"{path}: a folder, not a model file; give {inside}")
     if not path.is_file():
         raise WeightsError(f"{path}: no such model file")
     if path.suffix == ".ckpt":

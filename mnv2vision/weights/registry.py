@@ -31,8 +31,8 @@ def load(path: str | os.PathLike[str], *, input: str | os.PathLike[str] | None =
     """Load a model in inference mode on the CPU.
 
     Args:
-        path: A file written by `save`, a training run or `mnv2vision convert`; a name from `list_weights`, whose file
-            is downloaded and converted once; or "hf://<owner>/<repository>".
+        path: A file written by `save`, a training run or `mnv2vision convert`; the folder of a run; a name from
+            `list_weights`, whose file is downloaded and converted once; or "hf://<owner>/<repository>".
         input: With a name: a local copy of the publisher's file, used instead of a download.
 
     Raises:
@@ -45,10 +45,12 @@ def load(path: str | os.PathLike[str], *, input: str | os.PathLike[str] | None =
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
-    """Find the model file behind a path, a name of published weights or an hf:// address; download it if necessary."""
+    """Find the model file behind a path, a run's folder, a name or an hf:// address; download it if necessary."""
     text = os.fspath(path)
     if text.startswith("hf://"):
         return hub.download_model(text)
+    if (inside := Path(text) / "model.safetensors").is_file():  # of a run
+        return inside
     if Path(text).exists() or Path(text).suffix == ".safetensors":
         return Path(text)
     entry = find(text)

@@ -64,6 +64,16 @@ def test_refused(arguments: list[str], line: str) -> None:
         load_config(Eval, arguments)
 
 
+def test_a_data_set_that_another_folder_had() -> None:
+    Path("runs/joint/config.yaml").write_text(VOC.replace("/data/voc", "photos"))
+    with pytest.raises(
+        ConfigError, match=r"root was photos, which is not there from .*; give dataset=voc dataset.root="
+    ):
+        load_config(Eval, ["run=runs/joint"])
+    Path("photos").mkdir()
+    assert load_config(Eval, ["run=runs/joint"]).dataset["root"] == "photos"
+
+
 def test_no_run_and_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("runs/joint/config.yaml").write_text("dataset: {name: own}\n")
     with pytest.raises(ConfigError, match="given in Python; give dataset="):

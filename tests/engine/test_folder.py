@@ -38,6 +38,8 @@ def touch(root: Path, *names: str) -> Path:
         (["annotations/instances_train2014.json", "train2014/1.png"], "detection", "coco", False),
         (["annotations/instances_train.json", "annotations/instances_val.json"], "detection", "coco", True),
         (["train/_annotations.coco.json", "valid/_annotations.coco.json"], "detection", "coco", True),
+        (["labels.json", "1.png"], "detection", "coco", False),
+        (["result.json", "images/1.png"], "detection", "coco", False),
         (
             ["VOC2007/Annotations/1.xml", "VOC2012/JPEGImages/1.png", "VOC2007/JPEGImages/1.png"],
             *("detection", "voc"),

@@ -47,7 +47,7 @@ def test_class_folders_without_a_split(tmp_path: Path, train_photos: Callable[..
     assert sorted(name.partition("/")[0] for name in held_out) == ["ants", "ants", "bees", "bees"]
     assert train_photos(f"resume={run / 'checkpoints/last.ckpt'}", "trainer.max_epochs=3") == 0
     model = f"checkpoint={run / 'model.safetensors'}"
-    assert main(["eval", model, *data, *COMMON, f"run_dir={tmp_path / 'eval'}"]) == 0
+    assert main(["eval", f"checkpoint={run}", *data, *COMMON, f"run_dir={tmp_path / 'eval'}"]) == 0
     assert "are held out" not in capsys.readouterr().err  # but read from the run's folder, whatever the seed
     assert (tmp_path / "eval/metrics.json").read_text() == (run / "metrics.json").read_text()
 

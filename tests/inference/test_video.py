@@ -167,11 +167,11 @@ def test_frames_as_photos_to_label(checkpoint: Path, tmp_path: Path) -> None:
     clip = written(tmp_path / "clip.mp4", "mp4", "libx264")
     given = (f"images={clip}", "frames=true", "every=10", "output_format=coco")
     assert predict(checkpoint, tmp_path / "out", *given) == 0
-    names = ["000000.jpg", "000010.jpg", "000020.jpg"]
+    names = ["clip_000000.jpg", "clip_000010.jpg", "clip_000020.jpg"]
     frames = tmp_path / "out/frames/clip.mp4"
     assert sorted(path.name for path in frames.iterdir()) == names
     for name in names:
-        assert close(np.array(Image.open(frames / name)), pictures()[int(name[:6])], 8)
+        assert close(np.array(Image.open(frames / name)), pictures()[int(name[5:11])], 8)
     labels = json.loads((tmp_path / "out/labels.json").read_text())
     assert [image["file_name"] for image in labels["images"]] == names
     assert not (tmp_path / "out/clip.mp4").exists()

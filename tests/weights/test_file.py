@@ -154,9 +154,16 @@ def test_truncated(share: float, path: Path) -> None:
     assert refusal(path) == f"{path}: corrupt, or not a safetensors file"
 
 
+def test_the_folder_of_a_run(path: Path) -> None:
+    folder, of_file = mv.load(path.parent).state_dict(), mv.load(path).state_dict()
+    assert folder.keys() == of_file.keys()
+    assert all(torch.equal(folder[name], of_file[name]) for name in folder)
+
+
 def test_not_a_model_file(path: Path, tmp_path: Path) -> None:
     assert "no such model file" in refusal(tmp_path / "absent.safetensors")
-    assert refusal(tmp_path).endswith(f"a folder, not a model file; give {path}")
+    (tmp_path / "empty").mkdir()
+    assert "no such model file" in refusal(tmp_path / "empty")
     save_file({"features.0.0.weight": torch.zeros(32, 3, 3, 3)}, path)
     assert "mnv2vision convert" in refusal(path)
     torch.save({"state_dict": {}}, path)
