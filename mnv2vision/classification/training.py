@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from mnv2vision.classification.evaluator import ClassificationEvaluator
@@ -95,11 +96,12 @@ class ClassificationTraining(HeadTraining):
         return source if labels is None else Relabelled(source, Labels(label=labels), config.names)
 
     def mix(self, images: Tensor, batch: Batch) -> Tensor:
-        """See `HeadTraining.mix`; batches are not mixed where the class of some images alone is known."""
+        """See `HeadTraining.mix`; an image whose class is not known adds nothing to a target."""
         self._mixed = None
-        if self._mix is not None and (batch.labels is None or "label" not in batch.lacking):
-            labels = batch.labels if batch.labels is not None else torch.zeros(len(images), dtype=torch.long)
-            images, self._mixed = self._mix(images.float(), labels.to(images.device))
+        if self._mix is not None:
+            labels = torch.full((len(images),), NO_LABEL) if batch.labels is None else batch.labels
+            known = F.one_hot(labels.to(images.device).clamp(min=0), self.head.config.num_classes).float()
+            images, self._mixed = self._mix(images.float(), known * (labels != NO_LABEL).to(known)[:, None])
         return images
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:

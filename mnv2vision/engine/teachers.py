@@ -64,7 +64,7 @@ def _load(source: str, name: str, task: str) -> TeacherModel:
         exported = ExportedModel(source)
         if len(exported.config.heads) > 1:
             raise ConfigError(f"{source}: has {len(exported.config.heads)} heads: export the one that teaches")
-        return of_vision_model(exported, name, task, source)
+        return of_vision_model(exported, name, task, source)._replace(exported=exported.digest)
     ours = {entry.name for entry in list_weights()}
     if hub not in _HUBS or not model or source in ours or Path(source).exists():
         return of_vision_model(registry.load(source), name, task, source)

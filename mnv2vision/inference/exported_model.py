@@ -20,6 +20,10 @@ class ExportedModel(VisionModel):
     """A model whose `forward` runs the exported file; its own layers, of random weights, are of no use.
 
     Normalisation is in the file: the model's own preprocessing leaves pixel values as they are.
+
+    Attributes:
+        folder: Of the exported model.
+        digest: Of its file.
     """
 
     def __init__(self, folder: str | os.PathLike[str], bundle: Bundle | None = None) -> None:
@@ -44,6 +48,7 @@ class ExportedModel(VisionModel):
         except (ConfigError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{folder}: its model's description is damaged ({error})") from error
         self._bundle, self._runtime = bundle, open_runtime(folder, bundle)
+        self.digest = bundle.sha256
 
     def forward(self, images: Tensor) -> Raw | dict[str, Raw]:
         """See `VisionModel.forward`.

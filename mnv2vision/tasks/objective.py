@@ -98,8 +98,10 @@ class Objective:
             compare: Whether to compare the heads' gradients.
         """
         images = batch.images
-        for head in self.heads.values():
-            images = head.mix(images, batch)
+        for name, head in self.heads.items():
+            # Of several heads, no image is mixed whose other targets would stay as they are.
+            if len(self.heads) == 1 or self._targets[name] not in batch.lacking:
+                images = head.mix(images, self.seen(name, batch))
         weighed = self._compared and (compare or self.balance.mode == "gradient")
         raw, seen = self._run(run, self._model.preprocessing.normalize(images), weighed or len(self.adapters) > 0)
         features = seen[self._model.backbone.shallowest_tap] if weighed else None

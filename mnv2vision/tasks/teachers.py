@@ -28,12 +28,14 @@ class TeacherModel(NamedTuple):
         network: From normalised images (N, 3, H, W) to the raw output of its only head.
         head: That head.
         preprocessing: How it wants its images.
+        exported: The digest of the file that the network runs, if it does; layers of its own are then of no use.
     """
 
     source: str
     network: nn.Module
     head: HeadConfig
     preprocessing: Preprocessing
+    exported: str = ""
 
 
 class Teacher:
@@ -64,11 +66,16 @@ class Teacher:
         self._device: torch.device | None = None
         self._seen: dict[str, Tensor] = {}
         self.features: FeatureImitation | None = None
+        if options.batch_statistics and model.exported:
+            raise ConfigError(f"distill.batch_statistics: {model.source} is exported, with its own statistics")
         self._cache: TeacherCache | None = None
         if options.cache is not None:
             if options.features or options.batch_statistics:
                 raise ConfigError("distill.cache: keeps answers that depend on one image, without features")
-            self._cache = TeacherCache(options.cache, model.network, f"{model.preprocessing} {model.head}")
+            weights = {} if model.exported else model.network.state_dict()
+            structure = getattr(model.network, "config", model.source)
+            about = f"{model.exported} {structure} {model.preprocessing} {model.head}"
+            self._cache = TeacherCache(options.cache, weights, about)
         self.classes = _common_classes(model, student.config)
         mine, theirs = (getattr(head, "scores", None) for head in (student.head, getattr(model.network, "head", None)))
         if mine and theirs and mine != theirs:

@@ -33,6 +33,19 @@ def test_probabilities(smoothing: float) -> None:
     assert loss.item() == pytest.approx(cross_entropy(targets, smoothing), rel=1e-5)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_shares_of_images_that_count(smoothing: float) -> None:
+    """As of an image mixed with one whose class is not known: each counts by the sum of its target."""
+    shares = np.array([1, 0.25, 0, 0.75, 1, 0])
+    targets = RANDOM.dirichlet(np.ones(5), 6)
+    mixed = torch.tensor(targets * shares[:, None], dtype=torch.float32)
+    log_p = LOGITS - np.log(np.exp(LOGITS).sum(1, keepdims=True))
+    each = -(((1 - smoothing) * targets + smoothing / 5) * log_p).sum(1)
+    loss = classification_loss(torch.tensor(LOGITS), mixed, smoothing)
+    assert loss.item() == pytest.approx((each * shares).sum() / shares.sum(), rel=1e-5)
+    assert classification_loss(torch.tensor(LOGITS), torch.zeros(6, 5), smoothing).item() == 0
+
+
 def test_without_smoothing_by_default_and_in_float32() -> None:
     labels = torch.tensor([0, 4, 2, 2, 1, 3])
     logits = torch.tensor(LOGITS, dtype=torch.bfloat16, requires_grad=True)

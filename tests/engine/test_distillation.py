@@ -101,6 +101,30 @@ def test_an_exported_teacher(
         header, row = (line.split(",") for line in table(tmp_path / name).splitlines()[:2])
         losses.append(float(row[header.index("loss")]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    more = ("trainer.max_steps=2", f"distill.cache={tmp_path / 'answers'}")
+    for name in ("first", "again"):
+        assert train(*STUDENT, f"teacher={folder}", *more, f"run_dir={tmp_path / name}") == 0
+    assert len(list((tmp_path / "answers").iterdir())) == 1  # of one teacher, found again
+    assert table(tmp_path / "again") == table(tmp_path / "first")
+    refused = ("distill.batch_statistics=true", f"run_dir={tmp_path / 'no'}")
+    assert train(*STUDENT, f"teacher={folder}", *refused) == 2
+
+
+@pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
+def test_answers_that_are_kept(
+    task: str, tmp_path: Path, train: Train, teachers: dict[str, Path], capsys: Capture
+) -> None:
+    more = (f"task={task}", f"teacher={teachers[task]}", "trainer.max_steps=2", f"distill.cache={tmp_path / 'answers'}")
+    assert train(*STUDENT, *more, f"run_dir={tmp_path / 'first'}") == 0
+    (kept,) = (tmp_path / "answers").iterdir()
+    before = kept.read_bytes()
+    assert train(*STUDENT, *more, f"run_dir={tmp_path / 'again'}") == 0
+    assert kept.read_bytes() == before
+    assert table(tmp_path / "again") == table(tmp_path / "first")
+    kept.write_bytes(b"no answers" * 100)
+    capsys.readouterr()
+    assert train(*STUDENT, *more, f"run_dir={tmp_path / 'damaged'}") == 2
+    assert f"distill.cache: {kept}: file is not a database; remove the file" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -289,6 +289,37 @@ def test_teacher_and_student_see_the_same_mixture() -> None:
     torch.testing.assert_close(pixels[0].sum(0), plain.sum(0), atol=1e-4, rtol=0)  # of two images mixed with each other
 
 
+@pytest.mark.parametrize("mixing", [{"mixup": 0.5}, {"cutmix": 0.5}])
+def test_mixtures_with_photos_without_labels(mixing: dict[str, float]) -> None:
+    """All images are mixed, and the labels say something of those alone that have one and are learned from."""
+    student, teacher = student_and_teacher("classification")
+    ((name, head),) = student.eval().heads_in_use()
+    guide = Teacher(of_vision_model(teacher, name, "classification", "file"), head)
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+
+    def found(labels: list[int | None], learned: bool) -> tuple[Tensor, float]:
+        seen: list[Tensor] = []
+
+        def run(pixels: Tensor) -> Tensor:
+            seen.append(pixels)
+            return 3 * torch.eye(4, 3)
+
+        training = ClassificationTraining(head, **mixing)
+        parts = [Part("a", {name: training}, learned=learned), Part("b", {}, learned=False)]
+        objective = Objective(student, parts, TrainingOptions(), {name: guide})
+        samples = [Sample(images[i], i, "", label=label, part=i // 2) for i, label in enumerate(labels)]
+        torch.manual_seed(2)
+        loss = objective(run, collate(samples, []))
+        return seen[0], float(loss.parts["labels"].detach())
+
+    pixels, by_labels = found([0, 1, None, None], True)
+    plain = student.preprocessing.normalize(torch.from_numpy(images).permute(0, 3, 1, 2))
+    assert all(not torch.allclose(mixed, own, atol=1e-2) for mixed, own in zip(pixels, plain, strict=True))
+    assert by_labels > 0
+    assert found([1, 0, None, None], True)[1] != by_labels
+    assert found([0, 1, None, None], False)[1] == 0
+
+
 def test_features_like_the_teachers() -> None:
     """The adapters get gradients and are not in the model; what is compared is their output with the teacher's."""
     torch.manual_seed(0)

@@ -53,10 +53,13 @@ def test_only_what_is_new_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     model.preprocessing = replace(model.preprocessing, mean=(0.1, 0.2, 0.3))
     answer(model, images, tmp_path)
     assert asked == [3, 2, 1, 3, 3, 3]
+    model.set_output_stride(16)  # the same weights
+    answer(model, images, tmp_path)
+    assert asked == [3, 2, 1, 3, 3, 3, 3]
 
 
 def test_detections_come_back_whole(tmp_path: Path) -> None:
-    cache = TeacherCache(tmp_path, torch.nn.Linear(2, 2), "about")
+    cache = TeacherCache(tmp_path, {"weight": torch.zeros(2)}, "about")
     raw = RawDetections(torch.randn(2, 5, 4), torch.randn(2, 5, 3), torch.rand(5, 4))
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     keys = cache.keys(images)
