@@ -10,7 +10,7 @@ from PIL import Image
 from mnv2vision.common import draw
 from mnv2vision.common.colors import class_colors
 from mnv2vision.data.sample import Boxes, Sample
-from mnv2vision.detection.errors import Judged, join
+from mnv2vision.detection.errors import Judged, Verdict, join
 from mnv2vision.detection.thresholds import recommended
 from mnv2vision.predictions.detection import Detection
 from mnv2vision.preprocessing import Preprocessing
@@ -18,6 +18,13 @@ from mnv2vision.preprocessing import Preprocessing
 SHOWN_SCORE = 0.3
 """From which score on detections are drawn where none is recommended."""
 _KEPT = 32
+_WRONG = {
+    Verdict.CLASS: "{} is there",
+    Verdict.PLACE: "not at its place",
+    Verdict.DUPLICATE: "found twice",
+    Verdict.BOTH: "of another class and place",
+    Verdict.BACKGROUND: "nothing is there",
+}
 
 
 class Seen(NamedTuple):
@@ -100,8 +107,20 @@ def cost(judged: Judged, least: NDArray[np.float64]) -> tuple[int, int]:
 
 def of_scores(found: Detection, least: NDArray[np.float64]) -> Detection:
     """The detections from the least scores (C,) of their classes on."""
-    shown = found.scores >= least[found.labels]
-    return Detection(found.boxes[shown], found.scores[shown], found.labels[shown])
+    return found.take(found.scores >= least[found.labels])
+
+
+def most_confident(judged: Judged) -> int | None:
+    """The place of a photo's wrong detection with the highest score; None without any."""
+    wrong = np.flatnonzero(~judged.right & judged.counts)
+    return int(wrong[0]) if len(wrong) else None
+
+
+def told_of(judged: Judged, place: int, names: Sequence[str]) -> str:
+    """A wrong detection in words: "raccoon 97%: dog is there"."""
+    actual, target = _WRONG[Verdict(judged.verdicts[place])], judged.objects[place]
+    there = names[judged.truth_labels[target]] if target >= 0 else ""
+    return f"{names[judged.labels[place]]} {judged.scores[place]:.0%}: {actual.format(there)}"
 
 
 def side_by_side(

@@ -91,6 +91,12 @@ def _pictures(of: Evaluated, folder: Path) -> Section:
     return Section("The worst mistakes", text(told) + worst if worst else Markup())
 
 
+def _confident(of: Evaluated, folder: Path) -> Section:
+    told = "Of the photos with the surest wrong detections that one on the right; annotated on the left."
+    sure = picture(folder / "confident.png")
+    return Section("The most confident mistakes", text(told) + sure if sure else Markup())
+
+
 def _curves(of: Evaluated, folder: Path) -> Section:
     told = text(f"Some photos: annotated on the left, found on the right{_from(of)}.")
     photos = picture(folder / "predictions.png")
@@ -102,7 +108,7 @@ def _from(of: Evaluated) -> str:
     return ", from the recommended scores on" if of.thresholds else f", from a score of {SHOWN_SCORE} on"
 
 
-SECTIONS = (_classes, _confusion, _errors, _pictures, _curves)
+SECTIONS = (_classes, _confusion, _errors, _pictures, _confident, _curves)
 
 
 def confusion(judged: Judged, num_classes: int) -> NDArray[np.int64]:

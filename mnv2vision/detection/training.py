@@ -15,6 +15,7 @@ from mnv2vision.common import draw
 from mnv2vision.common.colors import class_colors
 from mnv2vision.common.html import Section
 from mnv2vision.common.tables import write_rows
+from mnv2vision.common.worst import Worst
 from mnv2vision.contracts import (
     HeadInUse,
     HeadSettings,
@@ -36,7 +37,15 @@ from mnv2vision.detection.errors import Judged, error_kinds, judge
 from mnv2vision.detection.head import SSDHead
 from mnv2vision.detection.imitation import imitation_loss
 from mnv2vision.detection.loss import detection_loss
-from mnv2vision.detection.mistakes import Seen, WorstPhotos, of_scores, shown_scores, side_by_side
+from mnv2vision.detection.mistakes import (
+    Seen,
+    WorstPhotos,
+    most_confident,
+    of_scores,
+    shown_scores,
+    side_by_side,
+    told_of,
+)
 from mnv2vision.detection.prediction import to_photos
 from mnv2vision.detection.report import SECTIONS, Evaluated, advice, anchor_advice
 from mnv2vision.detection.results import ImageResult, write_results, xywh
@@ -49,6 +58,7 @@ log = logging.getLogger(__name__)
 
 EXAMPLES = 24
 MISTAKES = 8
+CONFIDENT = 12
 
 
 class DetectionTraining(HeadTraining):
@@ -79,6 +89,7 @@ class DetectionTraining(HeadTraining):
         self._classes = None if classes is None else torch.tensor(classes)
         self._examples: list[Seen] = []
         self._mistakes = WorstPhotos(evaluator.names)
+        self._confident: Worst[tuple[Seen, Judged, int]] = Worst(CONFIDENT)
         self._anchors: NDArray[np.float64] = np.empty((0, 2))
         self._told: Evaluated | None = None
 
@@ -116,6 +127,7 @@ class DetectionTraining(HeadTraining):
         super().start()
         self._examples = []
         self._mistakes = WorstPhotos(self.evaluator.names)
+        self._confident = Worst(CONFIDENT)
         self._told = None
 
     def evaluate(self, network: Network, images: Tensor, batch: Batch) -> None:
@@ -139,7 +151,10 @@ class DetectionTraining(HeadTraining):
         sample = seen.sample
         if sample.boxes is not None:
             result = ImageResult(sample.image_id, seen.found, sample.boxes)
-            self._mistakes.offer(seen, judge([result], [self.evaluator.ignored(sample.boxes)]))
+            judged = judge([result], [self.evaluator.ignored(sample.boxes)])
+            self._mistakes.offer(seen, judged)
+            if (wrong := most_confident(judged)) is not None:
+                self._confident.offer(judged.scores[wrong], lambda: (seen, judged, wrong))
 
     def _drawn(self, seen: Seen, shown: Detection) -> NDArray[np.uint8]:
         """See `side_by_side`."""
@@ -185,6 +200,11 @@ class DetectionTraining(HeadTraining):
             for seen, missed, wrong in self._mistakes.items(least, MISTAKES)
         ]
         draw.titled_sheet(mistakes, folder / "mistakes.png", columns=2)
+        confident = [
+            (self._drawn(seen, seen.found.take(judged.places[[wrong]])), told_of(judged, wrong, names))
+            for seen, judged, wrong in self._confident.items()
+        ]
+        draw.titled_sheet(confident, folder / "confident.png", columns=3)
 
     def sections(self, folder: Path) -> list[Section]:
         """See `HeadTraining.sections`."""

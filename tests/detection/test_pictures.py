@@ -119,6 +119,29 @@ def test_low_scores_are_judged_and_drawn_as_recommended(tmp_path: Path, monkeypa
     assert (tmp_path / "predictions.png").is_file()
 
 
+def test_the_most_confident_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each photo its surest wrong detection, the surest photo first; what is right is not among them."""
+    planted = Planted()
+    planted.see(0, [(0, 0)], [(0, 0.9, 0), (1, 0.6, 1), (3, 0.5, 0)])
+    planted.see(1, [(0, 0), (2, 1)], [(0, 0.97, 1), (2, 0.98, 1)])
+    planted.see(2, [(0, 0)], [(0, 0.99, 0)])
+    planted.see(3, None, [(0, 0.99, 0)])  # not annotated: nothing is known
+    sheets = planted.report(tmp_path, monkeypatch)
+    assert [title for _, title in sheets["confident.png"]] == ["bee 97%: ant is there", "bee 60%: nothing is there"]
+    left, right = halves(sheets["confident.png"][1][0])
+    assert shows(left, 0)
+    assert shows(right, 1)
+    assert not shows(right, 0)  # neither what is right nor what is less sure
+    section = next(
+        section for section in planted.training.sections(tmp_path) if section.title == "The most confident mistakes"
+    )
+    assert 'alt="confident"' in section.body
+    planted.training.start()
+    planted.see(0, [(0, 0)], [(0, 0.9, 0)])
+    planted.report(tmp_path, monkeypatch)
+    assert not (tmp_path / "confident.png").exists()
+
+
 def test_where_nothing_is_right_boxes_are_drawn_from_a_fixed_score_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
