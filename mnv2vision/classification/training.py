@@ -170,10 +170,7 @@ class ClassificationTraining(HeadTraining):
                 for guess, label in zip(guesses, labels, strict=True)
             ]
             draw.contact_sheet(photos, titles, folder / "predictions.png")
-        (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
-        if mistakes := self._mistakes.items():
-            wrong, told = zip(*mistakes, strict=True)
-            draw.contact_sheet(wrong, told, folder / "mistakes.png")
+        draw.titled_sheet(self._mistakes.items(), folder / "mistakes.png")
 
     def sections(self, folder: Path) -> list[Section]:
         """See `HeadTraining.sections`."""

@@ -180,6 +180,20 @@ def contact_sheet(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], pa
     write_figure(figure, path, titles)
 
 
+def titled_sheet(items: Sequence[tuple[NDArray[np.uint8], str]], path: Path, columns: int = 6) -> None:
+    """A `contact_sheet` of images with their titles; without any no file, nor one of an earlier time.
+
+    Args:
+        items: Images (H, W, 3) uint8 and titles.
+        path: The PNG file.
+        columns: Images per row.
+    """
+    path.unlink(missing_ok=True)
+    if items:
+        images, titles = zip(*items, strict=True)
+        contact_sheet(images, titles, path, columns)
+
+
 _PAD = 3  # pixels before and after a label's text
 _LEAST_SIDE = 320  # smaller pictures are enlarged, so that text on them can be read
 
@@ -272,7 +286,8 @@ def overlay_sheet(
     colors, background = class_colors(names), background_label(names)
     names = fonts.legible(names)
     rows = -(-len(examples) // columns)
-    figure = new_figure(12.0, 12.6 / columns * rows + 0.6)
+    tallest = max((image.shape[0] / image.shape[1] for image, _ in examples), default=1.0)
+    figure = new_figure(12.0, 12.6 / columns * tallest * rows + 0.6)
     seen: set[int] = set()
     for index, (image, mask) in enumerate(examples):
         axes = figure.add_subplot(rows, columns, index + 1)

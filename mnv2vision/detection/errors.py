@@ -5,7 +5,7 @@ Source: Bolya et al., TIDE: A General Toolbox for Identifying Object Detection E
 it, whose figures these are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -103,11 +103,15 @@ def judge(
         ignored: Of each image (objects,) which of its objects do not count.
         least: (C,) scores below which detections are left out, by class; all are judged by default.
     """
+    return join(_judge(result, outside, least) for result, outside in zip(results, ignored, strict=True))
+
+
+def join(judged: Iterable[Judged]) -> Judged:
+    """Those of an image each as one."""
     empty: Any = np.empty(0, np.int64)
     parts = [Judged(*[empty] * 12)]
     detections = objects = 0
-    for image, (result, outside) in enumerate(zip(results, ignored, strict=True)):
-        own = _judge(result, outside, least)
+    for image, own in enumerate(judged):
         parts.append(
             own._replace(
                 images=own.images + image,

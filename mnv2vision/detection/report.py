@@ -13,6 +13,7 @@ from mnv2vision.common.html import Section, picture, table, text
 from mnv2vision.common.text import few
 from mnv2vision.detection.coco_evaluator import ClassAp
 from mnv2vision.detection.errors import ERRORS, FOREGROUND, Judged, Verdict, error_kinds
+from mnv2vision.detection.mistakes import SHOWN_SCORE
 from mnv2vision.detection.thresholds import ClassThreshold, class_thresholds, score_curve
 from mnv2vision.detection.voc_evaluator import VocClassAp
 
@@ -40,12 +41,14 @@ class Evaluated(NamedTuple):
         judged: All detections.
         kept: Those from the recommended scores on; None where none is recommended.
         rows: The evaluator's table of classes.
+        thresholds: The recommended scores by class; () where none is.
     """
 
     names: Sequence[str]
     judged: Judged
     kept: Judged | None
     rows: Sequence[ClassAp] | Sequence[VocClassAp]
+    thresholds: tuple[float, ...] = ()
 
 
 def _classes(of: Evaluated, folder: Path) -> Section:
@@ -83,17 +86,29 @@ def _errors(of: Evaluated, folder: Path) -> Section:
 
 
 def _pictures(of: Evaluated, folder: Path) -> Section:
-    told = "The photos with the most objects missed or invented; annotated on the left, found on the right."
+    told = f"The photos with the most objects missed or invented; annotated on the left, found on the right{_from(of)}."
     worst = picture(folder / "mistakes.png")
     return Section("The worst mistakes", text(told) + worst if worst else Markup())
 
 
+def _confident(of: Evaluated, folder: Path) -> Section:
+    told = "Of the photos with the surest wrong detections that one on the right; annotated on the left."
+    sure = picture(folder / "confident.png")
+    return Section("The most confident mistakes", text(told) + sure if sure else Markup())
+
+
 def _curves(of: Evaluated, folder: Path) -> Section:
-    pictures = (picture(folder / name) for name in ("precision_recall.png", "predictions.png"))
-    return Section("Precision and recall, and some photos", Markup().join(pictures))
+    told = text(f"Some photos: annotated on the left, found on the right{_from(of)}.")
+    photos = picture(folder / "predictions.png")
+    curves = picture(folder / "precision_recall.png")
+    return Section("Precision and recall, and some photos", curves + told + photos if photos else curves)
 
 
-SECTIONS = (_classes, _confusion, _errors, _pictures, _curves)
+def _from(of: Evaluated) -> str:
+    return ", from the recommended scores on" if of.thresholds else f", from a score of {SHOWN_SCORE} on"
+
+
+SECTIONS = (_classes, _confusion, _errors, _pictures, _confident, _curves)
 
 
 def confusion(judged: Judged, num_classes: int) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,13 +31,21 @@ from mnv2vision.contracts import (
 )
 from mnv2vision.data.augment.detection import DetectionAugmentation
 from mnv2vision.data.batch import Batch, Transform
-from mnv2vision.data.sample import Sample, SampleSource
+from mnv2vision.data.sample import SampleSource
 from mnv2vision.detection.coco_evaluator import CocoEvaluator
 from mnv2vision.detection.errors import Judged, error_kinds, judge
 from mnv2vision.detection.head import SSDHead
 from mnv2vision.detection.imitation import imitation_loss
 from mnv2vision.detection.loss import detection_loss
-from mnv2vision.detection.mistakes import cost, side_by_side
+from mnv2vision.detection.mistakes import (
+    Seen,
+    WorstPhotos,
+    most_confident,
+    of_scores,
+    shown_scores,
+    side_by_side,
+    told_of,
+)
 from mnv2vision.detection.prediction import to_photos
 from mnv2vision.detection.report import SECTIONS, Evaluated, advice, anchor_advice
 from mnv2vision.detection.results import ImageResult, write_results, xywh
@@ -49,8 +58,7 @@ log = logging.getLogger(__name__)
 
 EXAMPLES = 24
 MISTAKES = 8
-SHOWN_SCORE = 0.3
-"""From which score on detections are drawn."""
+CONFIDENT = 12
 
 
 class DetectionTraining(HeadTraining):
@@ -79,8 +87,9 @@ class DetectionTraining(HeadTraining):
         self.monitor = "mAP" if isinstance(evaluator, VocEvaluator) else "AP"
         self.category_ids = category_ids or range(1, len(evaluator.names) + 1)
         self._classes = None if classes is None else torch.tensor(classes)
-        self._examples: list[tuple[NDArray[np.uint8], Detection]] = []
-        self._mistakes: Worst[tuple[NDArray[np.uint8], str]] = Worst(MISTAKES)
+        self._examples: list[Seen] = []
+        self._mistakes = WorstPhotos(evaluator.names)
+        self._confident: Worst[tuple[Seen, Judged, int]] = Worst(CONFIDENT)
         self._anchors: NDArray[np.float64] = np.empty((0, 2))
         self._told: Evaluated | None = None
 
@@ -117,7 +126,8 @@ class DetectionTraining(HeadTraining):
         """Start collecting detections and examples."""
         super().start()
         self._examples = []
-        self._mistakes = Worst(MISTAKES)
+        self._mistakes = WorstPhotos(self.evaluator.names)
+        self._confident = Worst(CONFIDENT)
         self._told = None
 
     def evaluate(self, network: Network, images: Tensor, batch: Batch) -> None:
@@ -130,31 +140,26 @@ class DetectionTraining(HeadTraining):
         self.evaluator.update(on_photos, batch.truth)
         self._anchors = raw.anchors[:, 2:].double().cpu().numpy()
         for image, of_image, sample in zip(batch.images, on_photos, batch.truth, strict=True):
-            self._keep_mistakes(image, of_image, sample)
-        wanted = EXAMPLES - len(self._examples)
-        if wanted > 0:
-            photos = batch.images[:wanted].permute(0, 2, 3, 1).cpu().numpy()
-            height, width = photos.shape[1:3]
-            same_size = Preprocessing(image_size=(height, width), resize="stretch")
-            self._examples.extend(
-                zip(photos, to_photos(found, same_size, [(height, width)] * len(sizes)), strict=False)
-            )
+            # A copy, and no mask: the batch's memory and full-size masks of other heads are not to be kept.
+            photo = image.permute(1, 2, 0).cpu().numpy().copy()
+            self._keep(Seen(replace(sample, image=photo, mask=None), of_image))
 
-    def _keep_mistakes(self, image: Tensor, found: Detection, sample: Sample) -> None:
-        if sample.boxes is None:
-            return
-        seen = found.scores >= SHOWN_SCORE
-        shown = Detection(found.boxes[seen], found.scores[seen], found.labels[seen])
-        result = ImageResult(sample.image_id, shown, sample.boxes)
-        missed, invented = cost(judge([result], [self.evaluator.ignored(sample.boxes)]))
+    def _keep(self, seen: Seen) -> None:
+        """Keep a photo for the pictures, if it is one of the first or of the worst."""
+        if len(self._examples) < EXAMPLES:
+            self._examples.append(seen)
+        sample = seen.sample
+        if sample.boxes is not None:
+            result = ImageResult(sample.image_id, seen.found, sample.boxes)
+            judged = judge([result], [self.evaluator.ignored(sample.boxes)])
+            self._mistakes.offer(seen, judged)
+            if (wrong := most_confident(judged)) is not None:
+                self._confident.offer(judged.scores[wrong], lambda: (seen, judged, wrong))
 
-        def picture() -> tuple[NDArray[np.uint8], str]:
-            photo = image.permute(1, 2, 0).cpu().numpy()
-            assert sample.boxes is not None
-            drawn = side_by_side(photo, sample.size, self.preprocessing, sample.boxes, shown, self.evaluator.names)
-            return drawn, f"{sample.image_id}: {missed} missed, {invented} wrong"
-
-        self._mistakes.offer(missed + invented, picture)
+    def _drawn(self, seen: Seen, shown: Detection) -> NDArray[np.uint8]:
+        """See `side_by_side`."""
+        sample, names = seen.sample, self.evaluator.names
+        return side_by_side(sample.image, sample.size, self.preprocessing, sample.boxes, shown, names)
 
     def _judge(self, least: NDArray[np.float64] | None = None) -> Judged:
         """What the detections of the last evaluation are; see `judge`."""
@@ -165,7 +170,7 @@ class DetectionTraining(HeadTraining):
         """See `HeadTraining.recommended`: thresholds, unless the data set has not all of the model's classes."""
         if self._classes is not None:
             return Recommended()
-        return Recommended(thresholds=recommended(self._evaluated.judged, self.evaluator.names))
+        return Recommended(thresholds=self._evaluated.thresholds)
 
     def write_report(self, folder: Path) -> None:
         """Tables and pictures, see docs/evaluation.md; `predictions.json` in COCO's format.
@@ -187,20 +192,19 @@ class DetectionTraining(HeadTraining):
         write_rows(folder / "thresholds.csv", class_thresholds(judged, names))
         write_results(folder / "predictions.json", self.evaluator.results, self.category_ids)
         draw.precision_recall(self.evaluator.curves(), folder / "precision_recall.png")
-        pictures = []
-        for photo, found in self._examples:
-            shown = found.scores >= SHOWN_SCORE
-            texts = [
-                f"{names[label]} {score:.0%}"
-                for label, score in zip(found.labels[shown], found.scores[shown], strict=True)
-            ]
-            pictures.append(draw.draw_boxes(photo, found.boxes[shown], found.labels[shown], texts, class_colors(names)))
-        if pictures:
-            draw.contact_sheet(pictures, [""] * len(pictures), folder / "predictions.png")
-        (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
-        if mistakes := self._mistakes.items():
-            drawn, titles = zip(*mistakes, strict=True)
-            draw.contact_sheet(drawn, titles, folder / "mistakes.png", columns=2)
+        least = shown_scores(self._evaluated.thresholds, len(names))
+        examples = [(self._drawn(seen, of_scores(seen.found, least)), "") for seen in self._examples]
+        draw.titled_sheet(examples, folder / "predictions.png", columns=3)
+        mistakes = [
+            (self._drawn(seen, of_scores(seen.found, least)), f"{seen.sample.image_id}: {missed} missed, {wrong} wrong")
+            for seen, missed, wrong in self._mistakes.items(least, MISTAKES)
+        ]
+        draw.titled_sheet(mistakes, folder / "mistakes.png", columns=2)
+        confident = [
+            (self._drawn(seen, seen.found.take(judged.places[[wrong]])), told_of(judged, wrong, names))
+            for seen, judged, wrong in self._confident.items()
+        ]
+        draw.titled_sheet(confident, folder / "confident.png", columns=3)
 
     def sections(self, folder: Path) -> list[Section]:
         """See `HeadTraining.sections`."""
@@ -227,7 +231,7 @@ class DetectionTraining(HeadTraining):
             judged, names = self._judge(), self.evaluator.names
             least = recommended(judged, names)
             kept = self._judge(np.array(least)) if least else None
-            self._told = Evaluated(names, judged, kept, self.evaluator.per_class())
+            self._told = Evaluated(names, judged, kept, self.evaluator.per_class(), least)
         return self._told
 
     def draw_batch(self, batch: Batch) -> list[NDArray[np.uint8]]:

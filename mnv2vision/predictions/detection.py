@@ -41,6 +41,11 @@ class Detection:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> "Detection":
+        """The kept objects: (n,) bool, or their places."""
+        tracks = None if self.tracks is None else self.tracks[kept]
+        return Detection(self.boxes[kept], self.scores[kept], self.labels[kept], self.names, tracks)
+
     def counts(self) -> dict[str, int]:
         """How many objects there are of each class that there is, by its name."""
         labels, counts = np.unique(self.labels, return_counts=True)

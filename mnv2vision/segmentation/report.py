@@ -24,7 +24,9 @@ def _mistakes(evaluator: SegmentationEvaluator, folder: Path) -> Section:
 
 
 def _photos(evaluator: SegmentationEvaluator, folder: Path) -> Section:
-    return Section("Some photos", picture(folder / "predictions.png"))
+    told = text("Annotated on the left, predicted on the right.")
+    photos = picture(folder / "predictions.png")
+    return Section("Some photos", told + photos if photos else Markup())
 
 
 SECTIONS = (_classes, _confusion, _mistakes, _photos)

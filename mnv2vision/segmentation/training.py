@@ -1,6 +1,7 @@
 """A segmentation model in training and evaluation."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -141,14 +142,14 @@ class SegmentationTraining(HeadTraining):
         def example(i: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
             place = self.preprocessing.placement(*sizes[i])
             shown = (slice(place.height), slice(place.width))  # without the padding, of which nothing is said
-            photo = batch.images[i].permute(1, 2, 0)[shown].cpu().numpy().copy()
-            return photo, scores[i].argmax(0)[shown].byte().cpu().numpy()
+            photo, mask = batch.images[i].permute(1, 2, 0)[shown].cpu().numpy().copy(), batch.truth[i].mask
+            labels = scores[i].argmax(0)[shown].byte().cpu().numpy()
+            return (photo, labels) if mask is None else _beside(photo, labels, mask)
 
         self._examples += [example(i) for i in range(min(EXAMPLES - len(self._examples), len(sizes)))]
         for i, sample in enumerate(batch.truth):
             if sample.mask is not None:
-                cost = 1 - self.evaluator.score(sample.image_id)
-                self._mistakes.offer(cost, lambda i=i, mask=sample.mask: _beside(*example(i), mask))  # type: ignore[misc]
+                self._mistakes.offer(1 - self.evaluator.score(sample.image_id), partial(example, i))
 
     def write_report(self, folder: Path) -> None:
         """Tables and pictures, see docs/evaluation.md."""
@@ -156,7 +157,7 @@ class SegmentationTraining(HeadTraining):
         write_rows(folder / "worst_images.csv", self.evaluator.worst())
         draw.confusion_of_seen(self.evaluator.confusion, self.evaluator.names, folder / "confusion.png")
         if self._examples:
-            draw.overlay_sheet(self._examples, self.evaluator.names, folder / "predictions.png")
+            draw.overlay_sheet(self._examples, self.evaluator.names, folder / "predictions.png", columns=3)
         (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier evaluation
         if mistakes := self._mistakes.items():
             draw.overlay_sheet(mistakes, self.evaluator.names, folder / "mistakes.png", columns=3)

@@ -466,7 +466,7 @@ def assert_whole(run: Path) -> None:
     at_the_end = ("model.safetensors", "metrics.json", "per_class.csv", "most_confused.csv", "worst_images.csv")
     at_the_end += ("predictions.json", "classification", "detection", "segmentation")
     at_the_end += ("errors.csv", "thresholds.csv", "report.html")
-    pictures = ("confusion.png", "predictions.png", "precision_recall.png", "mistakes.png")
+    pictures = ("confusion.png", "predictions.png", "precision_recall.png", "mistakes.png", "confident.png")
     pictures += ("calibration.png", "epochs.png", "errors.png", "thresholds.png")
     for path in run.rglob("*"):
         assert path.name.startswith(".") or path.name in known + at_the_end + pictures
