@@ -155,6 +155,7 @@ def _look(dataset: Mapping[str, object], target: Target | None, preprocessing: P
             names[part] = names_of(source, target)
             found += boxes.find(own, names[part], size, {finding.file for finding in of_reader})
             found += masks.find(own, names[part])
+    found = boxes.merged(found)
     everything = [record for own in records.values() for record in own]
     found += files.find(everything, size)
     found += duplicates.find(everything)

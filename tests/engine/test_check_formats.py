@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,6 +200,151 @@ def test_masks(tmp_path: Path) -> None:
     told = " ".join(item["what"] for item in report["findings"])
     for part in ("contains the value 7", "is 60x90, but its image is 120x90", "train2.png: no such mask"):
         assert part in told
+
+
+# ---- what is left out ----
+
+
+def unused(report: Report, root: Path) -> set[tuple[str, str, str]]:
+    return {(item["kind"], item["split"], str(Path(item["file"]).relative_to(root))) for item in report["findings"]}
+
+
+def coco(root: Path, name: str, files: list[str]) -> None:
+    """An annotation file with an object in each image."""
+    images = [{"id": index, "file_name": file, "width": 120, "height": 90} for index, file in enumerate(files)]
+    boxes = [{"image_id": index, "category_id": 1, "bbox": [10, 10, 50, 40]} for index in range(len(files))]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cup"}]}
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / "annotations" / name).write_text(json.dumps(content))
+
+
+def xml(path: Path) -> None:
+    sides = "<xmin>10</xmin><ymin>10</ymin><xmax>60</xmax><ymax>50</ymax>"
+    size = "<size><width>120</width><height>90</height></size>"
+    path.write_text(f"<annotation>{size}<object><name>cup</name><bndbox>{sides}</bndbox></object></annotation>")
+
+
+def test_files_that_are_no_part_of_class_folders(photos: Path, tmp_path: Path) -> None:
+    arguments = ("dataset=imagenet", f"dataset.root={photos}")
+    for name in ("train/readme.txt", "train/ant/.hidden.tiff"):
+        (photos / name).touch()
+    assert check(tmp_path, *arguments)[:2] == (0, Counter())  # which also writes an index
+    for name in ("train/ant/phone.HEIC", "val/bee/deep/scan.tiff"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).touch()
+    photo(photos / "train/stray.jpg", 99)
+    for _ in range(2):
+        status, _, report = check(tmp_path, *arguments)
+        assert status == 1
+        assert unused(report, photos) == {
+            ("image not read", "train", "train/ant/phone.HEIC"),
+            ("image not read", "val", "val/bee/deep/scan.tiff"),
+            ("unlabelled image", "train", "train/stray.jpg"),
+        }
+    _, _, report = check(tmp_path, *arguments, "fix=copy")  # a person decides
+    assert "fixed" not in report
+
+
+@pytest.mark.parametrize("splits", [["train"], ["val"], ["train", "val"]])
+def test_a_class_folder_without_images(splits: list[str], photos: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        photo(photos / split / "wasp/0.jpg", 50 + len(split))
+    for split in splits:
+        (photos / split / "wasp/0.jpg").unlink()
+    (photos / "train/ant/1.jpg").write_bytes(b"")
+    status, found, report = check(tmp_path, "dataset=imagenet", f"dataset.root={photos}")
+    assert status == 1
+    kind = "class without objects" if len(splits) == 2 else "class in one split"
+    assert found == {kind: 1, "empty file": 1}  # all else is looked at
+    assert "wasp" in report["findings"][1]["what"]
+
+
+def test_a_class_folder_without_images_in_the_only_split_that_has_it(photos: Path, tmp_path: Path) -> None:
+    (photos / "train/wasp").mkdir()
+    status, found, report = check(tmp_path, "dataset=imagenet", f"dataset.root={photos}")
+    assert (status, found) == (1, {"different classes": 1, "class without objects": 1})
+    assert [report["findings"][1][key] for key in ("split", "what")] == ["train", "wasp has no examples"]
+
+
+def test_a_label_file_without_its_photo(tmp_path: Path) -> None:
+    yolo(root := tmp_path / "data")
+    photo(root / "images/val/9.jpg", 77)  # of the other split: it is no photo of the label file's
+    for name in ("train/9", "val/9"):
+        (root / f"labels/{name}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    (root / "images/train/phone.heic").touch()
+    status, _, report = check(tmp_path, "dataset=yolo", f"dataset.root={root}")
+    assert status == 1
+    assert unused(report, root) == {
+        ("annotation of no image", "train", "labels/train/9.txt"),
+        ("image not read", "train", "images/train/phone.heic"),
+    }
+
+
+@pytest.mark.parametrize("roboflow", [True, False])
+def test_a_photo_without_its_xml_file(roboflow: bool, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for number, split in enumerate(("train", "valid")):
+        for index in range(3):
+            folder = root / split if roboflow else root
+            photo(folder / f"{split}{index}.jpg", 10 * number + index)
+            xml(folder / f"{split}{index}.xml")
+    options = ["dataset.classes=[cup]", *([] if roboflow else ["dataset.split=0.2"])]
+    arguments = ("dataset=voc", f"dataset.root={root}", *options)
+    assert check(tmp_path, *arguments)[:2] == (0, Counter())
+    name = "valid/valid1" if roboflow else "valid1"
+    (root / f"{name}.xml").unlink()
+    status, _, report = check(tmp_path, *arguments)
+    assert status == 1
+    assert unused(report, root) == {("unlabelled image", "val" if roboflow else "train", f"{name}.jpg")}
+    folder = root / "train" if roboflow else root
+    (folder / "empty.jpg").write_bytes(b"")
+    xml(folder / "empty.xml")
+    _, _, report = check(tmp_path / "fix", *arguments, "fix=copy")
+    fixed: Any = report["fixed"]
+    assert [change["kind"] for change in fixed["changes"]] == ["empty file"]
+    assert [(item["kind"], Path(item["file"]).name) for item in fixed["left"]] == [
+        ("unlabelled image", f"{Path(name).name}.jpg")
+    ]
+
+
+def test_photos_that_no_coco_file_lists(tmp_path: Path) -> None:
+    """The same names in both splits, each with a folder of its own."""
+    root = tmp_path / "data"
+    for number, split in enumerate(("train", "val")):
+        for index in range(3):
+            photo(root / f"{split}2017/{index}.jpg", 10 * number + index)
+        coco(root, f"instances_{split}2017.json", ["0.jpg", "1.jpg", "2.jpg"])
+    arguments = ("dataset=coco", f"dataset.root={root}")
+    assert check(tmp_path, *arguments)[:2] == (0, Counter())
+    coco(root, "instances_train2017.json", ["0.jpg", "1.jpg"])
+    photo(root / "test2017/0.jpg", 70)  # another split's
+    status, _, report = check(tmp_path, *arguments)
+    assert status == 1
+    assert unused(report, root) == {("unlabelled image", "train", "train2017/2.jpg")}
+    coco(root, "instances_part.json", ["./2.jpg"])  # wherever its photos are
+    (root / "annotations/results.json").write_text("{}")
+    assert check(tmp_path, *arguments)[:2] == (0, Counter())
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_splits_of_coco_that_share_a_folder(linked: bool, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for index in range(6):
+        photo(root / f"images/part/{index}.jpg", index)
+    for number, split in enumerate(("train", "val", "test")):
+        coco(root, f"{split}.json", [f"part/{2 * number + index}.jpg" for index in range(2)])
+        if linked:
+            (root / split).symlink_to("images")
+    arguments = ("dataset=coco", f"dataset.root={root}")
+    assert check(tmp_path, *arguments)[:2] == (0, Counter())
+    (root / "annotations/test.json").write_text("{")  # no telling what it lists
+    assert check(tmp_path, *arguments)[:2] == (0, Counter())
+    (root / "annotations/test.json").unlink()
+    status, _, report = check(tmp_path, *arguments)
+    assert status == 1
+    if not linked:
+        lonely = {("unlabelled image", "train, val", f"images/part/{index}.jpg") for index in (4, 5)}
+        assert unused(report, root) == lonely
 
 
 # ---- what cannot be looked at ----

@@ -2,7 +2,8 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from mnv2vision.data.sample import BoxKind
 
 _SAME = 0.9
 """Intersection over union from which on two boxes are one."""
+_OF_NO_IMAGE = frozenset({"annotation of no image", "image not read", "unlabelled image"})
+"""Faults of files that belong to no image of the split, though one of another folder may have their name."""
 _TINY = 4.0
 """Pixels of the network's input that a side of a box must have: a quarter of a cell of its finest map."""
 
@@ -30,13 +33,28 @@ def of_reader(faults: Sequence[Fault], split: str, records: Sequence[Record]) ->
     for seen in readable(records):
         by_stem[_stem(seen.path)].append(seen)
     for fault in faults:
-        record = _image_of(fault.file, by_stem.get(_stem(fault.file), []))
-        pictures: tuple[Picture, ...] = ()
+        alike = [] if fault.kind in _OF_NO_IMAGE else by_stem.get(_stem(fault.file), [])
+        record = _image_of(fault.file, alike)
+        pictures: tuple[Picture, ...] = (Picture(fault.file),) if fault.kind == "unlabelled image" else ()
         if record is not None:
             turned = record.header is not None and record.header.orientation != 1  # not the box, perhaps
             pictures = (Picture(record.path, None if turned else fault.box),)
         file = fault.file if record is None else record.path
         yield Finding(fault.kind, split, file, fault.message, pictures)
+
+
+def merged(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings with one of each file that belongs to no image, which both splits have where they share a folder."""
+    others, kept = list[Finding](), dict[tuple[str, str, str], Finding]()
+    for finding in findings:
+        if finding.kind not in _OF_NO_IMAGE:
+            others.append(finding)
+            continue
+        key = finding.kind, finding.file, finding.what
+        first = kept.setdefault(key, finding)
+        if first.split != finding.split:
+            kept[key] = replace(first, split=f"{first.split}, {finding.split}")
+    return [*others, *kept.values()]
 
 
 def find(

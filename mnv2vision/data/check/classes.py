@@ -30,19 +30,22 @@ def find(names: Names, counts: Mapping[str, NDArray[np.int64]]) -> Iterator[Find
     for spelled in alike.values():
         if len(spelled) > 1:
             yield Finding("class names alike", both, "", f"{' and '.join(map(repr, spelled))} differ by case or spaces")
+    same = True
     try:
         if len(names) == 2:
             check_same_classes(*names.values())
     except DataError as error:
         yield Finding("different classes", both, "", str(error))
-        return
-    for label, name in enumerate(known):
-        having = [split for split in names if counts[split][label]]
+        same = False
+    of_split = {split: dict(zip(own, counts[split].tolist(), strict=True)) for split, own in names.items()}
+    for name in known:
+        own = {split: examples[name] for split, examples in of_split.items() if name in examples}
+        having = [split for split, count in own.items() if count]
         if not having:
-            yield Finding("class without objects", both, "", f"{name} has no examples")
-        elif len(having) < len(names):
+            yield Finding("class without objects", ", ".join(own), "", f"{name} has no examples")
+        elif same and len(having) < len(names):
             other = next(split for split in names if split not in having)
-            what = f"{name}: {counts[having[0]][label]} in {having[0]}, none in {other}"
+            what = f"{name}: {own[having[0]]} in {having[0]}, none in {other}"
             yield Finding("class in one split", having[0], "", what)
 
 

@@ -21,6 +21,7 @@ KINDS: dict[str, Kind] = {
     "missing file": Kind("error", "the file, or no mention of it"),
     "empty file": Kind("error", "the image; the file has no content"),
     "not an image": Kind("error", "a JPEG, PNG, WebP, BMP or GIF, whatever the file is called"),
+    "image not read": Kind("warning", "a JPEG, PNG, WebP or BMP: files with its extension are not looked for"),
     "unreadable image": Kind("error", "the whole file: copy it again, or leave it out"),
     "turned by EXIF": Kind("warning", "annotations made on the upright photo, or dataset.orientation=stored"),
     "16-bit image": Kind("warning", "8 bits: the upper 8 are read, and the lower 8 lost"),
@@ -45,7 +46,8 @@ KINDS: dict[str, Kind] = {
     # Annotations.
     "annotation missing": Kind("error", "an annotation file, without objects where there are none"),
     "annotation unreadable": Kind("error", "a valid file; what has the fault is not used"),
-    "annotation of no image": Kind("error", "an entry of the image it belongs to"),
+    "annotation of no image": Kind("error", "the image it belongs to, or an entry of it; it is not used"),
+    "unlabelled image": Kind("warning", "an annotation or a class, or another place: it is not used"),
     "annotation of another size": Kind("error", "the size of the photo: boxes or masks would be elsewhere"),
     "unknown class": Kind("error", "a class that is listed"),
     "no objects": Kind("warning", "a look: background alone is fine, a forgotten annotation is not"),

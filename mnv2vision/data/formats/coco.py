@@ -16,6 +16,8 @@ from mnv2vision.data.decoding import upright
 from mnv2vision.data.formats.classes import select_classes, split_names, tell_of_absent
 from mnv2vision.data.formats.coco_index import coco_index, facts
 from mnv2vision.data.formats.coco_masks import check_outlines, paint_mask
+from mnv2vision.data.formats.coco_unlisted import PLACES, ROBOFLOWS, split_of, unlisted_photos
+from mnv2vision.data.formats.faults import Fault, are_wanted, note
 from mnv2vision.data.formats.names import texts
 from mnv2vision.data.formats.orientation import (
     Orientation,
@@ -113,6 +115,8 @@ class Coco:
         if len(self):
             self._check_objects(where)
             self._check_first_name(where)
+        if are_wanted():
+            self._note_unlisted(folder)
         self._orientation = orientation
         tell_of_turned(self.path, len(self), where, orientation)
         if "mask" in self.targets:
@@ -139,6 +143,11 @@ class Coco:
         found = self.path(0)
         if found != os.path.join(self.image_folder, name) and os.path.exists(found):
             log.warning("%s: reading the file name %r as %s, and others likewise", where, name, found)
+
+    def _note_unlisted(self, root: Path) -> None:
+        paths = [self.path(index) for index in range(len(self))]
+        for photo in unlisted_photos(root, self.annotation_file, paths):
+            note(Fault("unlabelled image", "no annotation file lists it", photo))
 
     def __len__(self) -> int:
         return len(self.index["sizes"])
@@ -203,7 +212,7 @@ def _candidates(root: Path, names: Sequence[str]) -> list[Path]:
     return [
         *(root / "annotations" / f"instances_{name}.json" for name in names),
         *(root / "annotations" / f"{name}.json" for name in names),
-        *(root / name / "_annotations.coco.json" for name in names),
+        *(root / name / ROBOFLOWS for name in names),
     ]
 
 
@@ -234,11 +243,10 @@ def _find(root: Path, split: str | None, year: int | None) -> tuple[Path, Path]:
 
 
 def _find_only(root: Path) -> tuple[Path, Path]:
-    places = ("annotations/*.json", "*.json", "*/_annotations.coco.json")
-    files = next(filter(None, (sorted(root.glob(place)) for place in places)), [])
+    files = next(filter(None, (sorted(root.glob(place)) for place in PLACES)), [])
     if len(files) != 1:
         there = few([file.name for file in files]) or "none"
         raise DataError(f"{root}: expected one annotation file there or in annotations/; found {there}")
-    name = files[0].stem.removeprefix("instances_")
+    name = split_of(files[0])
     folders = [root / name, root / "images" / name, root / "images"]
     return files[0], next((folder for folder in folders if folder.is_dir()), files[0].parent)

@@ -18,7 +18,8 @@ from mnv2vision.common.atomic import atomic_path
 from mnv2vision.common.cache import home
 from mnv2vision.common.logs import warn_once
 from mnv2vision.common.text import few
-from mnv2vision.data.decoding import IMAGE_EXTENSIONS
+from mnv2vision.data.decoding import IMAGE_EXTENSIONS, UNREAD_EXTENSIONS
+from mnv2vision.data.formats.faults import Fault, are_wanted, note
 from mnv2vision.data.formats.names import FileNames
 from mnv2vision.errors import DataError
 
@@ -49,7 +50,7 @@ class Index:
 def load_index(folder: str, *, classes: bool = True) -> Index:
     """The index of a folder, from the cache if no folder's time has changed.
 
-    Where times mean nothing, as in a mounted bucket, the folders are walked every time.
+    Where times mean nothing, as in a mounted bucket, or faults are collected, the folders are walked every time.
 
     Args:
         folder: Of a split.
@@ -62,7 +63,7 @@ def load_index(folder: str, *, classes: bool = True) -> Index:
         os.fsencode(f"{_CACHE_FORMAT}{'' if classes else ' flat'}:{os.path.realpath(folder)}")
     ).hexdigest()[:32]
     cache = home() / "index" / f"{key}.npz"
-    index = _read_cache(cache, folder)
+    index = None if are_wanted() else _read_cache(cache, folder)  # which does not hold what is left out by name
     if index is None:
         started = time.time_ns()
         walk = _Walk(folder)
@@ -107,6 +108,9 @@ class _Walk:
         if not class_folders:
             return Index((), np.zeros(0, np.int64), FileNames.of(images), self._left_out)
         self._left_out["beside the class folders"] += len(images)
+        for name in images:
+            told = "lies beside the class folders, and has no class"
+            note(Fault("unlabelled image", told, os.path.join(self._folder, name)))
         above = (*above, _identity(os.stat(self._folder)))
         lists = [sorted(self._images_below(name, above)) for name in class_folders]
         # The label gives the class folder: its name is not stored with every image.
@@ -145,8 +149,12 @@ class _Walk:
         subfolders = sorted(name for name, is_folder in visible if is_folder)
         files = [name for name, is_folder in visible if not is_folder]
         images = sorted(name for name in files if name.lower().endswith(IMAGE_EXTENSIONS))
-        others = (os.path.splitext(name)[1].lower() for name in files if not name.lower().endswith(IMAGE_EXTENSIONS))
-        self._left_out.update(others)
+        others = [name for name in files if not name.lower().endswith(IMAGE_EXTENSIONS)]
+        for other in sorted(others):
+            extension = os.path.splitext(other)[1].lower()
+            self._left_out[extension] += 1
+            if extension in UNREAD_EXTENSIONS:
+                note(Fault("image not read", f"{extension} is ignored", os.path.join(path, other)))
         return subfolders, images
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.data.formats.classes import split_names
+from mnv2vision.data.formats.faults import are_wanted
 from mnv2vision.data.formats.folder_index import load_index, tell_of_left_out
 from mnv2vision.data.formats.names import FileNames
 from mnv2vision.data.sample import Sample
@@ -78,7 +79,7 @@ class ImageNet:
         self.labels = labels.astype(np.int16 if len(kept) < 2**15 else np.int32)
         self._files = files
         empty = np.flatnonzero(np.bincount(self.labels, minlength=len(kept)) == 0)
-        if empty.size and not self.flat:
+        if empty.size and not self.flat and not are_wanted():  # else said of the classes
             raise DataError(f"{self._folder}: no images in {few([self.class_folders[i] for i in empty])}")
 
     def __len__(self) -> int:

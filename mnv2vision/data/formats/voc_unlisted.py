@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import IMAGE_EXTENSIONS
+from mnv2vision.data.formats.beside import photos_beside
 from mnv2vision.data.formats.classes import split_names
+from mnv2vision.data.formats.faults import Fault, note
 from mnv2vision.data.formats.names import texts
 from mnv2vision.data.formats.voc_index import voc_index
 from mnv2vision.data.formats.voc_lists import Files, photo_path
@@ -69,13 +71,9 @@ def _pair(annotations: Path, pictures: Path, prefix: str) -> Unlisted:
         raise DataError(f"{annotations}: no XML files, such as labelImg's")
     files = Files(pictures, IMAGE_EXTENSIONS)
     paths = [photo_path(files, name) for name in ids]
-    known = set(paths)
-    others = [
-        os.path.join(folder, name)
-        for folder in sorted({os.path.dirname(path) for path in paths})
-        for name in sorted(os.listdir(folder))
-        if name.lower().endswith(IMAGE_EXTENSIONS) and os.path.join(folder, name) not in known
-    ]
+    others = photos_beside(paths)
+    for other in others:
+        note(Fault("unlabelled image", "has no XML file, and is not used", other))
     if others:
         told = "%s: %d photos have no XML file, and are not used: %s"
         log.warning(told, pictures, len(others), few([os.path.basename(path) for path in others]))

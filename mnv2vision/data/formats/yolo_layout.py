@@ -12,6 +12,7 @@ import yaml
 from mnv2vision.common.text import few
 from mnv2vision.data.decoding import IMAGE_EXTENSIONS
 from mnv2vision.data.formats.classes import split_names
+from mnv2vision.data.formats.faults import Fault, note
 from mnv2vision.data.formats.folder_index import load_index
 from mnv2vision.data.formats.voc_lists import read_text
 from mnv2vision.errors import DataError
@@ -212,7 +213,11 @@ def label_files(images: Sequence[str], where: str) -> list[str]:
             folders[folder] = place, frozenset(os.listdir(place))
             stems = {os.path.splitext(other)[0] for other in os.listdir(folder) if _is_image(other)}
             labels = (other for other in folders[folder][1] if other.endswith(".txt") and other not in _NO_LABELS)
-            lonely += sorted(label for label in labels if label[:-4] not in stems)
+            alone = sorted(label for label in labels if label[:-4] not in stems)
+            lonely += alone
+            for label in alone:
+                told = f"no image of this name in {folder}"
+                note(Fault("annotation of no image", told, os.path.join(place, label)))
         place, there = folders[folder]
         own = f"{os.path.splitext(name)[0]}.txt"
         paths.append(os.path.join(place, own) if own in there else "")
