@@ -157,8 +157,14 @@ def _common_classes(model: TeacherModel, student: HeadConfig) -> tuple[Tensor, T
                 f"{source}: has {teacher.num_classes} classes, the head {student.num_classes}, and not both have names"
                 " to match them by"
             )
+        log.info(
+            "%s: its %d classes are taken for the head's in their order: not both have names",
+            source,
+            student.num_classes,
+        )
         return None
     if student.names == teacher.names:
+        log.info("%s: knows all of the head's %d classes, by name, and no others", source, student.num_classes)
         return None
     known = [name for name in student.names if name in set(teacher.names)]
     if not known:
