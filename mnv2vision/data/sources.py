@@ -111,7 +111,7 @@ def offered(dataset: str) -> tuple[str, ...]:
 
 def told(targets: Iterable[str]) -> str:
     """The targets that a data set has, for messages."""
-    return ", ".join(targets) or "no labels (images for teachers alone)"
+    return ", ".join(targets) or "no labels (images for a teacher, beside a data set with labels)"
 
 
 def _create(config: Mapping[str, object], split: str | None, targets: Sequence[str]) -> SampleSource:

@@ -232,7 +232,7 @@ def test_a_folder_of_photos_is_for_teachers(
     assert main(["eval", f"checkpoint={run / 'model.safetensors'}", *data, f"run_dir={tmp_path / 'eval'}"]) == 0
 
     capsys.readouterr()
-    alone = "no labels (images for teachers alone)"
+    alone = "no labels (images for a teacher, beside a data set with labels)"
     for arguments, message in (
         (("task=detection", "dataset=folder"), f"dataset=folder offers {alone}, but the task needs boxes, which coco"),
         ((*JOINT, *heads, "dataset=folder"), f"dataset=folder has {alone}, which none of the heads classification, s"),
