@@ -15,6 +15,7 @@ from mnv2vision.common import draw
 from mnv2vision.common.atomic import atomic_path, write_text
 from mnv2vision.common.fonts import use_font
 from mnv2vision.common.progress import told
+from mnv2vision.common.threads import ahead
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.inference.describe import Describer
@@ -184,7 +185,7 @@ def _predict_photos(
     found: dict[str, dict[Path, Found]] = {name: {} for name in detecting}
     predicted = (
         (*pair, prediction)
-        for photos in _batches(paths, predictor.batch_size, unreadable)
+        for photos in ahead(_batches(paths, predictor.batch_size, unreadable))
         for pair, prediction in zip(photos.items(), predictor.predict_batch(list(photos.values())), strict=True)
     )
     for path, photo, prediction in told(predicted, len(paths), "photos"):

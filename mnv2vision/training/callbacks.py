@@ -202,7 +202,7 @@ class History(Callback):
             return
         total = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        left = f"  {left} left" if (left := time_left(trainer)) else ""
+        left = "" if (seconds := time_left(trainer)) is None else f"  {duration(seconds)} left"
         log.info("epoch %d%s  %s  %.0f images/s%s", row["epoch"], total, values, self._rate, left)
         names = list(dict.fromkeys(name for entry in self.rows for name in entry))
         with atomic_path(self.path) as temporary, temporary.open("w", newline="") as file:
@@ -257,6 +257,7 @@ class PlainProgress(Callback):
             return
         steps = int(trainer.num_training_batches)
         left = (steps - batch_idx - 1) * len(batch.image_ids) * trainer.world_size / self.throughput.rate
+        in_all = time_left(trainer)
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         log.info(
             "epoch %d  step %d/%d  loss %.4g  %.0f images/s  %s left in this epoch%s",
@@ -265,8 +266,8 @@ class PlainProgress(Callback):
             steps,
             float(loss) if isinstance(loss, Tensor) else float("nan"),
             self.throughput.rate,
-            duration(left),
-            f", {in_all} in all" if (in_all := time_left(trainer)) else "",
+            duration(left if in_all is None else min(left, in_all)),  # an epoch's first batch waits for its data
+            "" if in_all is None else f", {duration(in_all)} in all",
         )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -296,14 +297,14 @@ class PlainProgress(Callback):
         self._told = True
         done = self.throughput.images
         left = max(0, self._images - done) / self.throughput.rate
-        in_all = time_left(trainer, left) if trainer.state.fn == TrainerFn.FITTING else ""
+        after = time_left(trainer) if trainer.state.fn == TrainerFn.FITTING else None
         log.info(
             "validation: %d of %d images  %.0f images/s  %s left%s",
             done,
             self._images,
             self.throughput.rate,
             duration(left),
-            f", {in_all} in all" if in_all else "",
+            "" if after is None else f", {duration(left + after)} in all",
         )
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -342,5 +343,7 @@ class ProgressBar(RichProgressBar):
         """The figures beside the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        left = time_left(trainer)
-        return {**metrics, "images/s": round(self.throughput.rate), **({"in all": f"{left} left"} if left else {})}
+        metrics["images/s"] = round(self.throughput.rate)
+        if (left := time_left(trainer)) is not None:
+            metrics["in all"] = f"{duration(left)} left"
+        return metrics

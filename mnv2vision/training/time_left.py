@@ -7,8 +7,6 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 
-from mnv2vision.common.progress import duration
-
 
 class TimeLeft(Callback):
     """Measures batches and validations of this process's part of a run, to say what the rest of it will take.
@@ -93,13 +91,11 @@ class TimeLeft(Callback):
         return end // every - first // every + bool(end % every) if end > first else 0
 
 
-def time_left(trainer: pl.Trainer, more: float = 0.0) -> str:
-    """The time left of a run, such as "1 h 20 min"; empty as long as nobody knows.
+def time_left(trainer: pl.Trainer) -> float | None:
+    """Seconds left of a run; None as long as nobody knows.
 
     Args:
         trainer: Whose callbacks have a `TimeLeft`.
-        more: Seconds beside it.
     """
     found = next((callback for callback in trainer.callbacks if isinstance(callback, TimeLeft)), None)  # type: ignore[attr-defined]
-    seconds = None if found is None else found.seconds(trainer)
-    return "" if seconds is None else duration(seconds + more)
+    return None if found is None else found.seconds(trainer)

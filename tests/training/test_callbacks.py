@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 
+from mnv2vision.common.progress import duration
 from mnv2vision.training import callbacks
 from mnv2vision.training.callbacks import (
     Averaging,
@@ -142,6 +143,10 @@ def test_progress_of_a_validation(clock: SimpleNamespace, lines: list[str]) -> N
     assert validation(8, trainer)[0] == "validation: 32 of 64 images  2 images/s  16 s left, 62 s in all"
 
 
+def said(trainer: Any) -> str:
+    return "" if (seconds := time_left(trainer)) is None else duration(seconds)
+
+
 class Run:
     """A run by a clock: steps of 2 s and validations of 30 s; what it says is left after each."""
 
@@ -159,13 +164,13 @@ class Run:
             accumulated = (index + 1) % self.trainer.accumulate_grad_batches == 0
             self.trainer.global_step += accumulated or index + 1 == self.trainer.num_training_batches
             self.left.on_train_batch_end(self.trainer, self.module, None, BATCH, index)
-        return time_left(self.trainer)
+        return said(self.trainer)
 
     def validate(self) -> str:
         self.left.on_validation_start(self.trainer, self.module)
         self.clock.now += 30
         self.left.on_validation_end(self.trainer, self.module)
-        return time_left(self.trainer)
+        return said(self.trainer)
 
     def next(self) -> None:
         self.trainer.current_epoch += 1
@@ -173,7 +178,7 @@ class Run:
 
 def test_time_left_by_epochs(clock: SimpleNamespace) -> None:
     run = Run(clock)
-    assert time_left(run.trainer) == ""
+    assert said(run.trainer) == ""
     assert run.train(last=4) == f"{35 * 2 + 5 * 8} s"  # no validation yet: one is taken for four steps
     assert run.train(5) == f"{30 * 2 + 5 * 8} s"
     assert run.validate() == "3 min"  # 60 s of training, three validations, and one of the best weights
@@ -188,7 +193,7 @@ def test_time_left_with_few_validations(clock: SimpleNamespace) -> None:
     run = Run(clock, check_val_every_n_epoch=3, max_epochs=7)
     for epoch in range(7):
         run.train()
-        left = run.validate() if epoch in (2, 5, 6) else time_left(run.trainer)
+        left = run.validate() if epoch in (2, 5, 6) else said(run.trainer)
         if epoch == 2:
             assert left == "3 min"  # 80 s, after the sixth and the seventh epoch, and at the end: 170 s
         if epoch == 4:
@@ -252,7 +257,7 @@ def test_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     module: Any = SimpleNamespace()
     assert bar.get_metrics(fake_trainer(), module) == {"step_loss": 2, "images/s": 123}
-    monkeypatch.setattr(callbacks, "time_left", lambda trainer: "2 min")
+    monkeypatch.setattr(callbacks, "time_left", lambda trainer: 125.0)
     assert bar.get_metrics(fake_trainer(), module)["in all"] == "2 min left"
 
 
