@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NONE = np.empty((0, 0, 3), np.uint8)
+_MANY = 100  # photos, from which on an export pays
 _BATCH_BYTES = 2**27  # of decoded photos, beside which there are their pictures
 
 
@@ -90,18 +91,24 @@ def predict_files(
         use_font(font)
     photos, videos = find_files(images)
     _check_videos(videos, output_format, frames, tracks)
+    options = _inference(inference)
     predictor = Predictor(
         checkpoint,
         device=device,
         batch_size=batch_size,
         score_threshold=threshold,
         max_detections=max_detections,
-        inference=_inference(inference),
+        inference=options,
         runtime=runtime,
     )
     for asked, given in ((output_format is not None, f"output_format={output_format}"), (tracks, "tracks=true")):
         if asked and not detectors(predictor):
             raise ConfigError(f"{given}: is for detection, and {checkpoint} does not detect")
+    if runtime == "auto" and options is None and predictor.is_torch_on_cpu and (videos or len(photos) > _MANY):
+        log.info(
+            "runtime: torch on the CPU; runtime=onnxruntime or openvino exports the model once, keeps it, and is"
+            " mostly faster (pip install 'mnv2vision[onnx]')"
+        )
     folder, unreadable = Path(output), list[DataError]()
     describe = Describer(predictor.heads, top, colors)
     annotated(names_below(photos), folder, ".jpg")  # refused before videos take their time
