@@ -30,19 +30,31 @@ def show_log() -> None:
 
 @contextmanager
 def warnings_of(logger: str, lines: list[str]) -> Iterator[None]:
-    """Add what a logger, or one below it, warns of to lines, each once."""
+    """Add what a logger, or one below it, warns of to lines; each is logged once. Not one within another.
+
+    Args:
+        logger: Its name.
+        lines: What it has warned of before, and is not logged again.
+    """
+    own = logging.getLogger(logger)
 
     class Keeper(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if (line := record.getMessage()) not in lines:
+            if record.levelno >= logging.WARNING:
+                if (line := record.getMessage()) in lines:
+                    return
                 lines.append(line)
+            if propagates and own.parent is not None:
+                own.parent.handle(record)
 
-    keeper = Keeper(logging.WARNING)
-    logging.getLogger(logger).addHandler(keeper)
+    keeper, propagates = Keeper(), own.propagate
+    own.addHandler(keeper)
+    own.propagate = False
     try:
         yield
     finally:
-        logging.getLogger(logger).removeHandler(keeper)
+        own.propagate = propagates
+        own.removeHandler(keeper)
 
 
 @functools.cache

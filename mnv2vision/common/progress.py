@@ -8,7 +8,7 @@ from typing import TypeVar
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_EVERY = 10.0
+EVERY = 10.0
 """Seconds between two lines."""
 
 
@@ -24,15 +24,22 @@ def told(items: Iterable[T], total: int | Callable[[], int], what: str) -> Itera
     for count, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if now - last < _EVERY:
+        if now - last < EVERY:
             continue
         last, rate, most = now, count / (now - began), total if isinstance(total, int) else total()
         if count < most:
-            log.info("%d of %d %s, %.1f a second, %s left", count, most, what, rate, _duration((most - count) / rate))
+            log.info("%d of %d %s, %.1f a second, %s left", count, most, what, rate, duration((most - count) / rate))
         elif not most:
             log.info("%d %s, %.1f a second", count, what, rate)
 
 
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole} s" if whole < 120 else f"{whole // 60} min" if whole < 7200 else f"{whole / 3600:.1f} h"
+def duration(seconds: float) -> str:
+    """A time in words: "50 s", "12 min", "1 h 20 min".
+
+    Args:
+        seconds: It lasts.
+    """
+    if seconds < 120:
+        return f"{round(seconds)} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return " ".join(f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min")) if count)

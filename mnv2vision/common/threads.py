@@ -1,6 +1,11 @@
-"""Cores, and how OpenMP threads wait, which is set before torch is imported."""
+"""Cores, work ahead in a thread, and how OpenMP threads wait, which is set before torch is imported."""
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
 
 WAITING = {
     "OMP_WAIT_POLICY": "passive",
@@ -22,3 +27,16 @@ def set_up_threads() -> None:
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, none of which is None, each made in a thread while the one before it is used.
+
+    Args:
+        items: To make; what they raise is raised in their place.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item

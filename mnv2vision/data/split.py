@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from mnv2vision.common.progress import told
 from mnv2vision.common.text import few
 from mnv2vision.common.threads import usable_cores
 from mnv2vision.data.batch import OnError
@@ -64,8 +65,8 @@ def parts_of(source: IdentifiedSource, held_out: Collection[Id], where: str) -> 
     wanted = set(held_out)
     ids = [source.image_id(index) for index in range(len(source))]
     if gone := wanted - set(ids):
-        told = few(sorted(map(str, gone)))
-        log.warning("%s: %d of %d images that were held out are gone: %s", where, len(gone), len(wanted), told)
+        lost = few(sorted(map(str, gone)))
+        log.warning("%s: %d of %d images that were held out are gone: %s", where, len(gone), len(wanted), lost)
     val = [index for index, name in enumerate(ids) if name in wanted]
     train = [index for index, name in enumerate(ids) if name not in wanted]
     if not val or not train:
@@ -94,7 +95,8 @@ def hold_out(source: IdentifiedSource, share: float, seed: int, where: str, on_e
     """
     log.info("%s: reading %d images, to divide them (dataset.split=%s)", where, len(source), share)
     with ThreadPoolExecutor(usable_cores()) as threads:
-        seen = list(threads.map(lambda index: _look(source, index, on_error), range(len(source))))
+        looked = threads.map(lambda index: _look(source, index, on_error), range(len(source)))
+        seen = list(told(looked, len(source), f"images of {where}"))
     looks = {index: look for index, look in enumerate(seen) if look is not None}
     if len(looks) < len(seen):
         log.warning("%s: %d images cannot be read, and are not held out", where, len(seen) - len(looks))

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mnv2vision.common.logs import warnings_of
 from mnv2vision.config.named import named_parts
 from mnv2vision.config.schema import Eval, Export, Train
 from mnv2vision.contracts import HeadConfig, HeadInUse, HeadSettings, HeadTraining, ModelConfig, Target, class_names
@@ -49,18 +50,26 @@ Own = tuple[SampleSource | None, SampleSource]
 """Training and validation samples that are given in Python."""
 
 
-def create_parts(config: Train | Eval | Export, tasks: Mapping[str, str], own: Own | None = None) -> list[DataPart]:
-    """Read the data sets of a run.
+def create_parts(
+    config: Train | Eval | Export, tasks: Mapping[str, str], own: Own | None = None, said: list[str] | None = None
+) -> list[DataPart]:
+    """Read the data sets of a run; what several readers of one warn of alike is logged once.
 
     Args:
         config: Of the command; its data sets are those of `data.<name>`, else that of the section `dataset`.
         tasks: Of the heads, by name.
         own: Samples given in Python, instead.
+        said: Gets what the readers warn of.
 
     Raises:
         ConfigError: For data sets that serve no head, or heads that no data set serves.
         DataError: For data that cannot be used.
     """
+    with warnings_of("mnv2vision.data", [] if said is None else said):
+        return _create(config, tasks, own)
+
+
+def _create(config: Train | Eval | Export, tasks: Mapping[str, str], own: Own | None) -> list[DataPart]:
     needs: dict[str, Target] = {name: TASKS[task].target for name, task in tasks.items()}
     training = isinstance(config, Train)
     with_train = training or (isinstance(config, Export) and config.quantize == "int8")

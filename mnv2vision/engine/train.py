@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 
 from mnv2vision.common import draw
-from mnv2vision.common.logs import warnings_of
 from mnv2vision.config.compose import OWN
 from mnv2vision.config.named import JOINT, head_tasks
 from mnv2vision.config.options import values
@@ -110,8 +109,7 @@ def _train(
         check_unused(run_dir)
     teachers = load_teachers(config, tasks)
     said: list[str] = []
-    with warnings_of("mnv2vision.data", said):
-        data_parts = create_parts(config, tasks, parts)
+    data_parts = create_parts(config, tasks, parts, said)
     if not config.distill.labels:
         data_parts = [replace(part, learned=False) for part in data_parts]
     check_learned(data_parts, teachers)

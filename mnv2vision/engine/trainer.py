@@ -34,6 +34,7 @@ from mnv2vision.training.callbacks import (
 from mnv2vision.training.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
 from mnv2vision.training.precision import best_precision
 from mnv2vision.training.stopping import StopWhenTold
+from mnv2vision.training.time_left import TimeLeft
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,13 @@ def create_trainer(
     progress = ProgressBar() if sys.stderr.isatty() else PlainProgress()
     # The network's input has one size, for which cuDNN does well to look for the fastest kernels.
     options: dict[str, Any] = {"benchmark": not section.deterministic, "max_epochs": -1, **values(section)}
+    time_left = TimeLeft(options.get("max_steps", -1))
     options["max_steps"] = -1  # StopAtStep
     if options["precision"] == "auto":
         options["precision"] = best_precision(options["accelerator"])
     own: dict[str, Any] = {
         "default_root_dir": run_dir,
-        "callbacks": [progress, *callbacks],
+        "callbacks": [time_left, progress, *callbacks],
         "logger": list(loggers),
         "plugins": [AtomicCheckpointIO()],
         "enable_model_summary": False,

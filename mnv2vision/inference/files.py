@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from mnv2vision.common import draw
 from mnv2vision.common.atomic import atomic_path, write_text
 from mnv2vision.common.fonts import use_font
+from mnv2vision.common.progress import told
+from mnv2vision.common.threads import ahead
 from mnv2vision.data.decoding import decode_image
 from mnv2vision.errors import ConfigError, DataError
 from mnv2vision.inference.describe import Describer
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NONE = np.empty((0, 0, 3), np.uint8)
+_MANY = 100  # photos, from which on an export pays
 _BATCH_BYTES = 2**27  # of decoded photos, beside which there are their pictures
 
 
@@ -88,18 +91,24 @@ def predict_files(
         use_font(font)
     photos, videos = find_files(images)
     _check_videos(videos, output_format, frames, tracks)
+    options = _inference(inference)
     predictor = Predictor(
         checkpoint,
         device=device,
         batch_size=batch_size,
         score_threshold=threshold,
         max_detections=max_detections,
-        inference=_inference(inference),
+        inference=options,
         runtime=runtime,
     )
     for asked, given in ((output_format is not None, f"output_format={output_format}"), (tracks, "tracks=true")):
         if asked and not detectors(predictor):
             raise ConfigError(f"{given}: is for detection, and {checkpoint} does not detect")
+    if runtime == "auto" and options is None and predictor.is_torch_on_cpu and (videos or len(photos) > _MANY):
+        log.info(
+            "runtime: torch on the CPU; runtime=onnxruntime or openvino exports the model once, keeps it, and is"
+            " mostly faster (pip install 'mnv2vision[onnx]')"
+        )
     folder, unreadable = Path(output), list[DataError]()
     describe = Describer(predictor.heads, top, colors)
     annotated(names_below(photos), folder, ".jpg")  # refused before videos take their time
@@ -181,17 +190,20 @@ def _predict_photos(
     pictures = annotated(names, folder, ".jpg")
     records: dict[Path, dict[str, Described]] = {}
     found: dict[str, dict[Path, Found]] = {name: {} for name in detecting}
-    for photos in _batches(paths, predictor.batch_size, unreadable):
-        predictions = predictor.predict_batch(list(photos.values()))
-        for (path, photo), prediction in zip(photos.items(), predictions, strict=True):
-            picture, described = describe(photo, prediction)
-            for head, objects in objects_by_head(prediction, detecting).items():
-                found[head][path] = Found(photo.shape[0], photo.shape[1], objects)
-            with atomic_path(pictures[path]) as temporary:
-                picture.save(temporary, format="JPEG", quality=92)
-            _write_masks(described, folder / names[path])
-            # The tables need neither picture nor mask, of which there may be many.
-            records[path] = {head: told._replace(picture=_NONE, mask=None) for head, told in described.items()}
+    predicted = (
+        (*pair, prediction)
+        for photos in ahead(_batches(paths, predictor.batch_size, unreadable))
+        for pair, prediction in zip(photos.items(), predictor.predict_batch(list(photos.values())), strict=True)
+    )
+    for path, photo, prediction in told(predicted, len(paths), "photos"):
+        picture, described = describe(photo, prediction)
+        for head, objects in objects_by_head(prediction, detecting).items():
+            found[head][path] = Found(photo.shape[0], photo.shape[1], objects)
+        with atomic_path(pictures[path]) as temporary:
+            picture.save(temporary, format="JPEG", quality=92)
+        _write_masks(described, folder / names[path])
+        # The tables need neither picture nor mask, of which there may be many.
+        records[path] = {head: one._replace(picture=_NONE, mask=None) for head, one in described.items()}
     if not records:
         return 0
     write_tables(records, folder)
@@ -208,7 +220,7 @@ def _predict_photos(
 
 def _write_masks(described: Mapping[str, Described], photo: Path) -> None:
     """Write a photo's masks beside its picture, with the head's name if there are several."""
-    masks = {head: told.mask for head, told in described.items() if told.mask is not None}
+    masks = {head: one.mask for head, one in described.items() if one.mask is not None}
     for head, mask in masks.items():
         which = f".{head}" if len(masks) > 1 else ""
         with atomic_path(photo.with_name(f"{photo.name}{which}.mask.png")) as temporary:
@@ -249,16 +261,16 @@ def write_tables(records: Mapping[Path, Mapping[str, Described]], folder: Path) 
         folder: To write to.
     """
     data: list[dict[str, object]] = []
-    for path, told in records.items():
-        by_head: dict[str, dict[str, object]] = {head: {one.key: one.entries} for head, one in told.items()}
-        data.append({"image": str(path), **(by_head if len(told) > 1 else next(iter(by_head.values())))})
+    for path, of_photo in records.items():
+        by_head: dict[str, dict[str, object]] = {head: {one.key: one.entries} for head, one in of_photo.items()}
+        data.append({"image": str(path), **(by_head if len(of_photo) > 1 else next(iter(by_head.values())))})
     write_text(folder / "predictions.json", json.dumps(data, indent=1) + "\n")
     first = next(iter(records.values()))
     for head, one in first.items():
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["image", *one.columns])
-        for path, told in records.items():
+        for path, of_photo in records.items():
             name = str(path).encode("utf-8", "backslashreplace").decode()  # bytes that are no UTF-8, as in the JSON
-            writer.writerows([name, *row] for row in told[head].rows)
+            writer.writerows([name, *row] for row in of_photo[head].rows)
         write_text(folder / (f"predictions_{head}.csv" if len(first) > 1 else "predictions.csv"), table.getvalue())

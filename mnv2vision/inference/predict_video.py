@@ -146,11 +146,11 @@ def write_frames(source: str, folder: Path, batch_size: int, every: int) -> list
         DataError: If no frame can be read.
     """
     video, photos = Video(source), list[Path]()
-    for batch in _until_interrupted(video, batch_size, every):
-        for frame in batch:
-            photos.append(folder / f"{Path(folder.name).stem}_{frame.number:06d}.jpg")
-            with atomic_path(photos[-1]) as temporary:
-                Image.fromarray(frame.image).save(temporary, format="JPEG", quality=95)
+    frames = (frame for batch in _until_interrupted(video, batch_size, every) for frame in batch)
+    for frame in told(frames, lambda: -(-video.total // every), f"frames of {source} written"):
+        photos.append(folder / f"{Path(folder.name).stem}_{frame.number:06d}.jpg")
+        with atomic_path(photos[-1]) as temporary:
+            Image.fromarray(frame.image).save(temporary, format="JPEG", quality=95)
     log.info("%d frames -> %s", len(photos), folder)
     _tell_of_missing(video)
     return photos

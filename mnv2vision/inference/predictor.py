@@ -112,6 +112,11 @@ class Predictor:
             raise AttributeError("an exported model has no torch model")
         return self._engine.model
 
+    @property
+    def is_torch_on_cpu(self) -> bool:
+        """Whether torch predicts, on the CPU, where an export is mostly faster."""
+        return str(getattr(self._engine, "device", "")) == "cpu"  # which the engine of exported models lacks
+
     @overload
     def __call__(self, images: list[ImageLike]) -> list[Prediction]: ...
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
 from itertools import islice
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2vision.common.threads import ahead
 from mnv2vision.errors import ConfigError, DataError, Mnv2visionError
 
 if TYPE_CHECKING:
@@ -79,11 +79,7 @@ class Video:
         """
         frames = self._frames(every)
         try:
-            with ThreadPoolExecutor(1) as thread:
-                coming = thread.submit(self._take, frames, size)
-                while batch := coming.result():
-                    coming = thread.submit(self._take, frames, size)
-                    yield batch
+            yield from ahead(iter(partial(self._take, frames, size), []))
         finally:
             frames.close()
         if not self.read:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from mnv2vision.common.atomic import atomic_path
+from mnv2vision.common.progress import EVERY, duration
+from mnv2vision.training.time_left import time_left
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +202,8 @@ class History(Callback):
             return
         total = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        log.info("epoch %d%s  %s  %.0f images/s", row["epoch"], total, values, self._rate)
+        left = "" if (seconds := time_left(trainer)) is None else f"  {duration(seconds)} left"
+        log.info("epoch %d%s  %s  %.0f images/s%s", row["epoch"], total, values, self._rate, left)
         names = list(dict.fromkeys(name for entry in self.rows for name in entry))
         with atomic_path(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
@@ -217,16 +220,25 @@ class History(Callback):
 
 
 class PlainProgress(Callback):
-    """A progress line every ten seconds, for logs and pipes."""
+    """A progress line every ten seconds, for logs and pipes, of training and of validation."""
 
-    def __init__(self, seconds: float = 10.0) -> None:
+    def __init__(self, seconds: float = EVERY) -> None:
         self.seconds = seconds
         self.throughput = Throughput()
+        self._images = 0
+        self._told = False
         self._start()
 
     def _start(self) -> None:
         self.throughput.start()
         self._last = time.perf_counter()
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        now = time.perf_counter()
+        if not trainer.is_global_zero or now - self._last < self.seconds:
+            return False
+        self._last = now
+        return True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start timing an epoch resumed in the middle."""
@@ -241,26 +253,68 @@ class PlainProgress(Callback):
     ) -> None:
         """Log the progress."""
         self.throughput.add(len(batch.image_ids) * trainer.world_size)
-        now = time.perf_counter()
-        if not trainer.is_global_zero or now - self._last < self.seconds:
+        if not self._is_due(trainer):
             return
-        self._last = now
         steps = int(trainer.num_training_batches)
         left = (steps - batch_idx - 1) * len(batch.image_ids) * trainer.world_size / self.throughput.rate
+        in_all = time_left(trainer)
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         log.info(
-            "epoch %d  step %d/%d  loss %.4g  %.0f images/s  %.0f s left in this epoch",
+            "epoch %d  step %d/%d  loss %.4g  %.0f images/s  %s left in this epoch%s",
             trainer.current_epoch + 1,
             batch_idx + 1,
             steps,
             float(loss) if isinstance(loss, Tensor) else float("nan"),
             self.throughput.rate,
-            left,
+            duration(left if in_all is None else min(left, in_all)),  # an epoch's first batch waits for its data
+            "" if in_all is None else f", {duration(in_all)} in all",
         )
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start timing the validation."""
+        self._start()
+        self._images, self._told = 0, False
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: _Images,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Log the progress of a long validation."""
+        count = len(batch.image_ids) * trainer.world_size
+        self.throughput.add(count)
+        batches = int(sum(trainer.num_val_batches))
+        if batch_idx == 0:
+            self._images = count * batches  # the last batch may be smaller
+            if samples := getattr(trainer.datamodule, "val_samples", None):  # type: ignore[attr-defined]
+                self._images = min(self._images, len(samples))
+        if batch_idx + 1 == batches or not self._is_due(trainer):
+            return
+        self._told = True
+        done = self.throughput.images
+        left = max(0, self._images - done) / self.throughput.rate
+        after = time_left(trainer) if trainer.state.fn == TrainerFn.FITTING else None
+        log.info(
+            "validation: %d of %d images  %.0f images/s  %s left%s",
+            done,
+            self._images,
+            self.throughput.rate,
+            duration(left),
+            "" if after is None else f", {duration(left + after)} in all",
+        )
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what a long validation goes on with, in silence."""
+        if self._told:
+            log.info("validation: %d images seen, computing the figures", self._images)
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich bar, with images per second."""
+    """Lightning's rich bar, with images per second and the time left of the whole run."""
 
     def __init__(self) -> None:
         super().__init__(leave=False)
@@ -289,4 +343,7 @@ class ProgressBar(RichProgressBar):
         """The figures beside the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return {**metrics, "images/s": round(self.throughput.rate)}
+        metrics["images/s"] = round(self.throughput.rate)
+        if (left := time_left(trainer)) is not None:
+            metrics["in all"] = f"{duration(left)} left"
+        return metrics

@@ -35,3 +35,11 @@ def test_lines(
     with caplog.at_level(logging.INFO, "mnv2vision"):
         assert list(progress.told(work(), total, "photos")) == list(range(total))
     assert caplog.messages == lines
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "0 s"), (119, "119 s"), (121, "2 min"), (3570, "1 h"), (4810, "1 h 20 min"), (90_000, "25 h")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert progress.duration(seconds) == words

@@ -90,6 +90,25 @@ def test_data_sets_by_name(tmp_path: Path) -> None:
     assert divided(own, "others", ["label"], 1, checkpoint, "raise")["held_out"] == kept[1]["held_out"]
 
 
+def test_a_reader_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Though it is made to divide the data, for training and for validation."""
+    for number in range(20):
+        path = tmp_path / f"photos/{'ants' if number % 2 else 'bees'}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (20, 20, 3), np.uint8)).save(path)
+    (tmp_path / "photos/ants/notes.txt").touch()
+    config = load_config(Train, ["dataset=imagenet", f"dataset.root={tmp_path / 'photos'}", "dataset.split=0.3"])
+    for _ in range(2):  # runs, each of which says it
+        caplog.clear()
+        said: list[str] = []
+        with caplog.at_level("INFO", "mnv2vision"):
+            create_parts(config, {"classification": "classification"}, said=said)
+        (line,) = said
+        assert "1 file is ignored, without an image extension (.txt 1)" in line
+        assert caplog.messages.count(line) == 1
+        assert any("are held out for validation" in message for message in caplog.messages)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["coco", "voc", "yolo"])
 def test_objects_without_a_split(

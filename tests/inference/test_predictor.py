@@ -16,8 +16,10 @@ from torch import nn
 
 import mnv2vision as mv
 from mnv2vision.cli.main import main
+from mnv2vision.common import progress
 from mnv2vision.contracts import InferenceOptions
 from mnv2vision.errors import ConfigError, DataError, WeightsError
+from mnv2vision.inference import files
 
 NAMES = ("ant", "bee", "wasp", "fly", "moth", "gnat")
 
@@ -329,6 +331,21 @@ def test_photos_beside_one_that_cannot_be_read(place: Path, capsys: pytest.Captu
     assert [record["image"] for record in json.loads(Path("out/predictions.json").read_text())] == [
         *("photos/a/1.jpg", "photos/a/2.png", "photos/b/1.png", "photos/b/deep/1.jpg"),
     ]
+
+
+def test_many_photos_say_how_far_they_are_and_what_is_faster(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(files, "_MANY", 4)
+    given = ["predict", "checkpoint=model.safetensors", "images=photos", "output=out", "batch_size=2", "device=cpu"]
+    assert main(given) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("runtime: torch on the CPU; ")
+    assert lines[0].endswith("(pip install 'mnv2vision[onnx]')")
+    assert [line.partition(",")[0] for line in lines[1:-1]] == [f"{count} of 5 photos" for count in range(1, 5)]
+    assert main([*given, "runtime=torch"]) == 0  # who asks for it
+    assert "runtime" not in capsys.readouterr().err
 
 
 # ---- inputs of 16 bits, extreme photos, names of other code pages ----

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 
+from mnv2vision.common.progress import duration
 from mnv2vision.training import callbacks
 from mnv2vision.training.callbacks import (
     Averaging,
@@ -20,6 +22,7 @@ from mnv2vision.training.callbacks import (
     StopEarly,
     Throughput,
 )
+from mnv2vision.training.time_left import TimeLeft, time_left
 
 
 def fake_trainer(**values: Any) -> Any:
@@ -32,6 +35,12 @@ def fake_trainer(**values: Any) -> Any:
         "num_training_batches": 10,
         "callback_metrics": {},
         "should_stop": False,
+        "callbacks": [],
+        "accumulate_grad_batches": 1,
+        "check_val_every_n_epoch": 1,
+        "num_val_batches": [4],
+        "state": SimpleNamespace(fn="fit"),
+        "datamodule": None,
     }
     return SimpleNamespace(**(defaults | values))
 
@@ -76,20 +85,167 @@ def test_history(tmp_path: Path) -> None:
     assert len((tmp_path / "metrics.csv").read_text().split()) == 3
 
 
-def test_plain_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Its `now` is the time."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of the log."""
     lines: list[str] = []
     monkeypatch.setattr(callbacks.log, "info", lambda text, *values: lines.append(text % values))
-    now = 100.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    return lines
+
+
+def test_plain_progress(clock: SimpleNamespace, lines: list[str]) -> None:
     progress, module = PlainProgress(seconds=10), SimpleNamespace()
     progress.on_train_start(fake_trainer(), module)  # type: ignore[arg-type]
     for step in range(7):
-        now += 2
+        clock.now += 2
         progress.on_train_batch_end(fake_trainer(), module, {"loss": torch.tensor(1.5)}, BATCH, step)  # type: ignore[arg-type]
     assert lines == ["epoch 1  step 5/10  loss 1.5  8 images/s  10 s left in this epoch"]
-    now += 20
+    clock.now += 20
     progress.on_train_batch_end(fake_trainer(is_global_zero=False), module, None, BATCH, 7)  # type: ignore[arg-type]
     assert len(lines) == 1
+
+
+def test_progress_of_a_validation(clock: SimpleNamespace, lines: list[str]) -> None:
+    progress = PlainProgress(seconds=10)
+    module: Any = SimpleNamespace()
+
+    def validation(seconds: float, trainer: Any) -> list[str]:
+        lines.clear()
+        progress.on_validation_start(trainer, module)
+        for number in range(4):
+            clock.now += seconds
+            progress.on_validation_batch_end(trainer, module, None, BATCH, number)
+        progress.on_validation_epoch_end(trainer, module)
+        return list(lines)
+
+    alone = {"world_size": 1, "state": SimpleNamespace(fn=TrainerFn.VALIDATING)}
+    assert validation(1, fake_trainer(**alone)) == []
+    samples = SimpleNamespace(val_samples=range(30))
+    assert validation(8, fake_trainer(**alone, datamodule=samples)) == [
+        "validation: 16 of 30 images  1 images/s  14 s left",
+        "validation: 30 images seen, computing the figures",
+    ]
+    left = TimeLeft()
+    trainer = fake_trainer(callbacks=[left], state=SimpleNamespace(fn=TrainerFn.FITTING))
+    left.on_train_start(trainer, module)
+    clock.now += 1
+    left.on_train_batch_end(trainer, module, None, BATCH, 9)
+    left.on_validation_start(trainer, module)
+    # 16 s of this one, 30 s of training, and the validations of three epochs and of the best, each taken for 4 s.
+    assert validation(8, trainer)[0] == "validation: 32 of 64 images  2 images/s  16 s left, 62 s in all"
+
+
+def said(trainer: Any) -> str:
+    return "" if (seconds := time_left(trainer)) is None else duration(seconds)
+
+
+class Run:
+    """A run by a clock: steps of 2 s and validations of 30 s; what it says is left after each."""
+
+    def __init__(self, clock: SimpleNamespace, max_steps: int = -1, **values: Any) -> None:
+        self.clock, self.left = clock, TimeLeft(max_steps)
+        self.trainer = fake_trainer(callbacks=[self.left], global_step=0, **values)
+        self.module: Any = SimpleNamespace()
+        self.left.on_train_start(self.trainer, self.module)  # type: ignore[arg-type]
+
+    def train(self, first: int = 0, last: int = 9) -> str:
+        if first == 0:
+            self.left.on_train_epoch_start(self.trainer, self.module)
+        for index in range(first, last + 1):
+            self.clock.now += 2
+            accumulated = (index + 1) % self.trainer.accumulate_grad_batches == 0
+            self.trainer.global_step += accumulated or index + 1 == self.trainer.num_training_batches
+            self.left.on_train_batch_end(self.trainer, self.module, None, BATCH, index)
+        return said(self.trainer)
+
+    def validate(self) -> str:
+        self.left.on_validation_start(self.trainer, self.module)
+        self.clock.now += 30
+        self.left.on_validation_end(self.trainer, self.module)
+        return said(self.trainer)
+
+    def next(self) -> None:
+        self.trainer.current_epoch += 1
+
+
+def test_time_left_by_epochs(clock: SimpleNamespace) -> None:
+    run = Run(clock)
+    assert said(run.trainer) == ""
+    assert run.train(last=4) == f"{35 * 2 + 5 * 8} s"  # no validation yet: one is taken for four steps
+    assert run.train(5) == f"{30 * 2 + 5 * 8} s"
+    assert run.validate() == "3 min"  # 60 s of training, three validations, and one of the best weights
+    for _ in range(3):
+        run.next()
+        run.train()
+        left = run.validate()
+    assert left == "30 s"
+
+
+def test_time_left_with_few_validations(clock: SimpleNamespace) -> None:
+    run = Run(clock, check_val_every_n_epoch=3, max_epochs=7)
+    for epoch in range(7):
+        run.train()
+        left = run.validate() if epoch in (2, 5, 6) else said(run.trainer)
+        if epoch == 2:
+            assert left == "3 min"  # 80 s, after the sixth and the seventh epoch, and at the end: 170 s
+        if epoch == 4:
+            assert left == "2 min"  # 40 s and the same
+        run.next()
+    assert left == "30 s"
+
+
+def test_time_left_by_steps(clock: SimpleNamespace) -> None:
+    run = Run(clock, max_steps=25, max_epochs=-1)
+    run.train()
+    assert run.validate() == "2 min"  # 30 s, two validations, and the one at the end
+    for last in (9, 4):
+        run.next()
+        run.train(last=last)
+        run.trainer.should_stop = run.trainer.global_step == 25
+        left = run.validate()
+    assert left == "30 s"
+
+    run = Run(clock, max_steps=8, max_epochs=-1, accumulate_grad_batches=3)  # 4 steps of each 10 batches
+    run.train()
+    assert run.validate() == "80 s"
+    run.next()
+    assert run.train(last=3) == "72 s"
+
+    assert Run(clock, max_epochs=-1).train() == ""
+
+
+def test_time_left_of_a_resumed_run(clock: SimpleNamespace) -> None:
+    run = Run(clock, current_epoch=3)
+    clock.now += 2
+    assert run.train(8, 8) == f"{4 + 2 * 4 * 4} s"  # a batch that took four seconds
+    run.train(9)
+    assert run.validate() == "30 s"
+
+    stopped = Run(clock, should_stop=True)
+    stopped.train(last=0)
+    assert stopped.validate() == "30 s"
+
+
+def test_lines_tell_the_time_left_of_the_run(clock: SimpleNamespace, lines: list[str], tmp_path: Path) -> None:
+    run, progress, history = Run(clock), PlainProgress(seconds=10), History(tmp_path / "metrics.csv")
+    progress.on_train_start(run.trainer, run.module)
+    history.on_train_start(run.trainer, run.module)
+    run.train(last=4)
+    progress.on_train_batch_end(run.trainer, run.module, None, BATCH, 4)
+    history.on_train_batch_end(run.trainer, run.module, None, BATCH, 4)
+    run.train(5)
+    run.validate()
+    history.on_train_epoch_end(run.trainer, run.module)
+    assert lines[0].endswith("2 images/s  50 s left in this epoch, 110 s in all")
+    assert lines[1].endswith("images/s  3 min left")
 
 
 def test_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +255,10 @@ def test_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "pytorch_lightning.callbacks.ProgressBar.get_metrics", lambda *args: {"v_num": 1, "step_loss": 2}
     )
-    assert bar.get_metrics(fake_trainer(), SimpleNamespace()) == {"step_loss": 2, "images/s": 123}  # type: ignore[arg-type]
+    module: Any = SimpleNamespace()
+    assert bar.get_metrics(fake_trainer(), module) == {"step_loss": 2, "images/s": 123}
+    monkeypatch.setattr(callbacks, "time_left", lambda trainer: 125.0)
+    assert bar.get_metrics(fake_trainer(), module)["in all"] == "2 min left"
 
 
 def test_stopping() -> None:
