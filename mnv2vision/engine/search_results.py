@@ -15,7 +15,7 @@ from mnv2vision.config.compose import load_config
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
 from mnv2vision.config.space import Dimension
-from mnv2vision.engine.trial import REASON
+from mnv2vision.engine.trial import REASON, SECONDS
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -51,10 +51,16 @@ def write_results(study: "Study", space: Sequence[Dimension], run_dir: Path, *, 
         writer = csv.writer(file)
         writer.writerow(["trial", "state", monitor, "epochs", "seconds", *keys, "reason"])
         for trial in trials:
-            seconds = trial.duration.total_seconds() if trial.duration else None
+            seconds = trial.user_attrs.get(SECONDS)
             told = [STATES[trial.state.name], _value(trial), max(trial.intermediate_values, default=0)]
             writer.writerow(
-                [trial.number, *told, seconds and round(seconds), *map(trial.params.get, keys), _reason(trial)]
+                [
+                    trial.number,
+                    *told,
+                    None if seconds is None else round(seconds),
+                    *map(trial.params.get, keys),
+                    _reason(trial),
+                ]
             )
     points = [
         (trial.params, value, STATES[trial.state.name]) for trial in trials if (value := _value(trial)) is not None

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 REASON = "reason"
 """Attribute of a trial that failed."""
+SECONDS = "seconds"
+"""Attribute of a trial: how long was worked on it; Optuna's own duration has the time between two processes in it."""
 
 
 class TimeIsUp(Exception):  # noqa: N818  # a decision, no error
@@ -38,15 +40,17 @@ class Hopeless(Exception):  # noqa: N818  # likewise
 class Report(Callback):
     """Tells a trial the monitored metric after each validation, and ends its run where it is told to."""
 
-    def __init__(self, trial: "Trial", known: Sequence[int], deadline: float) -> None:
+    def __init__(self, trial: "Trial", known: Sequence[int], worked: float, deadline: float) -> None:
         """Remember whom to tell.
 
         Args:
             trial: Of the search.
             known: Epochs that it was told of before it was interrupted.
+            worked: Seconds that it took until then.
             deadline: By `time.monotonic`.
         """
         self.trial, self.known, self.deadline = trial, set(known), deadline
+        self._began = time.monotonic() - worked
         self.started = False
         self.monitor = ""
         self._validated = self._hopeless = False
@@ -73,6 +77,7 @@ class Report(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the epoch's validation."""
+        self.note_seconds()  # for the case that the process is killed
         epoch, value = trainer.current_epoch + 1, trainer.callback_metrics.get(self.monitor)
         if not self._validated or value is None or not math.isfinite(value):
             return
@@ -80,6 +85,10 @@ class Report(Callback):
         if epoch not in self.known:
             self.trial.report(float(value), epoch)
         self._hopeless = self.trial.should_prune()
+
+    def note_seconds(self) -> None:
+        """Tell the trial how long was worked on it."""
+        self.trial.set_user_attr(SECONDS, time.monotonic() - self._began)
 
 
 def arguments_of(space: Sequence[Dimension], trial: "FrozenTrial") -> list[str]:
@@ -107,7 +116,7 @@ def run_trial(study: "Study", frozen: "FrozenTrial", arguments: Sequence[str], f
     from optuna.trial import Trial, TrialState
 
     trial = Trial(study, frozen._trial_id)  # which may be one that was interrupted
-    report = Report(trial, list(frozen.intermediate_values), deadline)
+    report = Report(trial, list(frozen.intermediate_values), frozen.user_attrs.get(SECONDS, 0.0), deadline)
     last = folder / "checkpoints/last.ckpt"
     given = [f"resume={last}"] if last.exists() else [*arguments, f"run_dir={folder}"]
     state, value = TrialState.COMPLETE, math.nan
@@ -124,5 +133,7 @@ def run_trial(study: "Study", frozen: "FrozenTrial", arguments: Sequence[str], f
             raise
         state = TrialState.FAIL
         trial.set_user_attr(REASON, str(error))
+    finally:
+        report.note_seconds()
     study.tell(trial, value if state is TrialState.COMPLETE else None, state)
     return report.monitor

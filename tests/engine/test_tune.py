@@ -3,9 +3,11 @@
 import csv
 import json
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -169,6 +171,22 @@ def test_time_is_up(runs: FakeRuns, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert runs.rates[:2] == [0.002, 0.002]
     assert [row["state"] for row in table(search)] == ["complete", "complete"]
     assert json.loads((search / "arguments.json").read_text())["tune"][-1] == "tune.time=1h30m"
+
+
+def test_time_between_two_processes_is_not_worked(
+    runs: FakeRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = tmp_path / "search"
+    runs.stop_at = 1
+    assert main(["tune", SPACE, "tune.trials=3", "tune.time=30m", "trainer.max_epochs=4", f"run_dir={search}"]) == 143
+    with closing(sqlite3.connect(search / "search.db")) as storage, storage:
+        storage.execute("UPDATE trials SET datetime_start = '2020-01-01 00:00:00.000000'")  # a night, and more
+    runs.stop_at = -1
+    assert main(["tune", f"resume={search}"]) == 0
+    assert "no other trial" not in capsys.readouterr().err
+    assert [row["state"] for row in table(search)] == ["complete"] * 3
+    with (search / "trials.csv").open() as file:
+        assert all(0 <= int(row["seconds"]) < 30 * 60 for row in csv.DictReader(file))
 
 
 def test_data_that_cannot_be_used_end_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
