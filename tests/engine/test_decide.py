@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mnv2vision.common import machine
 from mnv2vision.engine import decide
@@ -51,8 +53,6 @@ def test_memory() -> None:
     assert (machine.memory() or 0) > block.nbytes
 
 
-@pytest.mark.skipif(machine.memory() is None, reason="looks at /proc")
-def test_rate_and_batch_size(
 @pytest.mark.parametrize(
     ("table", "limits", "left"),
     [
@@ -114,6 +114,8 @@ def test_rate_with_layer_rates(train: Train, tmp_path: Path) -> None:
     assert seen[20][1.0] > seen[0][1.0] >= 1e-6
 
 
+@pytest.mark.skipif(machine.memory() is None, reason="looks at /proc")
+def test_rate_and_batch_size(
     train: Train,
     start: Start,
     tiny: tuple[str, ...],
