@@ -12,6 +12,7 @@ from mnv2vision.common import draw
 from mnv2vision.common.atomic import atomic_path, write_text
 from mnv2vision.config.commands import GROUPS, SECTIONS
 from mnv2vision.config.compose import load_config
+from mnv2vision.config.named import named_parts
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
 from mnv2vision.config.space import Dimension
@@ -96,6 +97,8 @@ def write_best(study: "Study", space: Sequence[Dimension], run_dir: Path) -> Pat
     choice = {
         group: getattr(config, group)["name"] if group in SECTIONS else getattr(config, group) for group in GROUPS
     }
+    if named_parts(config.data.more):  # in the place of the data set
+        del choice["dataset"]
     defaults = values(load_config(Train, ["recipe=null", *(f"{group}={name}" for group, name in choice.items())]))
     told = _difference(values(config), defaults)
     told = {key: value for key, value in told.items() if key not in (*_OF_ONE_RUN, "task")}

@@ -20,6 +20,7 @@ from PIL import Image
 from mnv2vision.cli.main import main
 from mnv2vision.common.interruption import Interrupted
 from mnv2vision.config.compose import load_config
+from mnv2vision.config.named import named_parts
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
 from mnv2vision.engine.evaluate import write_config
@@ -175,6 +176,56 @@ def test_time_is_up(runs: FakeRuns, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_time_between_two_processes_is_not_worked(
     runs: FakeRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_time_is_up_in_validation(
+    train: Callable[..., int],
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It ends after a batch of three, in an epoch as in the evaluation at the end, and both are done again."""
+    search, ended = tmp_path / "search", Report.on_validation_batch_end
+    seen: list[tuple[str, int]] = []
+    stop = ("fit", 0)
+
+    def late(report: Report, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        seen.append((trainer.state.fn.value, batch_idx))
+        report.deadline = -1 if seen[-1] == stop else report.deadline
+        ended(report, trainer, module, outputs, batch, batch_idx)
+
+    monkeypatch.setattr(Report, "on_validation_batch_end", late)
+    own = ("trainer.max_epochs=1", SPACE, "tune.trials=1", "tune.time=30m", f"run_dir={search}")
+    assert main(["tune", *tiny, *own]) == 2
+    assert seen == [("fit", 0)]
+    stop = ("validate", 1)
+    assert main(["tune", f"resume={search}"]) == 2
+    assert seen[1:] == [*(("fit", batch) for batch in range(3)), ("validate", 0), ("validate", 1)]
+    assert "(1 stopped); give more tune.time" in capsys.readouterr().err
+    stop = ("", 0)
+    assert main(["tune", f"resume={search}"]) == 0
+    assert seen[6:] == [("validate", batch) for batch in range(3)]
+    assert [row["state"] for row in table(search)] == ["complete"]
+
+
+@pytest.mark.parametrize("task", ["classification", "joint"])
+def test_a_search_over_several_data_sets(runs: FakeRuns, tmp_path: Path, task: str) -> None:
+    """Its best values are a recipe alone, as with the same data sets, or with one elsewhere."""
+    search = tmp_path / "search"
+    data = ["data.mine.dataset=imagenet", f"data.mine.root={tmp_path}", "data.more.dataset=shapes"]
+    data += ["data.mine.heads=[classification]"] if task == "joint" else []
+    assert main(["tune", f"task={task}", *data, SPACE, "tune.trials=2", f"run_dir={search}"]) == 0
+    recipe = f"recipe={search / 'best.yaml'}"
+    alone, same = load_config(Train, [recipe]), load_config(Train, [recipe, *data])
+    assert alone == same
+    assert alone.task == task
+    assert alone.optimizer.lr in runs.rates
+    parts = named_parts(alone.data.more)
+    assert {name: part["dataset"] for name, part in parts.items()} == {"mine": "imagenet", "more": "shapes"}
+    assert parts["mine"]["root"] == str(tmp_path)
+    elsewhere = load_config(Train, [recipe, "data.mine.root=elsewhere"])
+    assert named_parts(elsewhere.data.more)["mine"]["root"] == "elsewhere"
+
+
 ) -> None:
     search = tmp_path / "search"
     runs.stop_at = 1
