@@ -55,9 +55,13 @@ class Report(Callback):
         self.monitor = ""
         self._validated = self._hopeless = False
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember what is monitored, also of a run that has nothing left to train but was not evaluated."""
+        self.monitor = str(pl_module.monitor)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember that the data and the model were made, and what is monitored."""
-        self.started, self.monitor = True, str(pl_module.monitor)
+        """Remember that the data and the model were made."""
+        self.started = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End a hopeless run here, where the last epoch has been saved."""
@@ -68,8 +72,19 @@ class Report(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
         """Look at the clock."""
-        if time.monotonic() >= self.deadline:
-            raise TimeIsUp
+        self._look_at_clock()
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look at the clock, in the evaluation at the end as well: the last checkpoint is from before it."""
+        self._look_at_clock()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember that this epoch was validated."""
@@ -85,6 +100,10 @@ class Report(Callback):
         if epoch not in self.known:
             self.trial.report(float(value), epoch)
         self._hopeless = self.trial.should_prune()
+
+    def _look_at_clock(self) -> None:
+        if time.monotonic() >= self.deadline:
+            raise TimeIsUp
 
     def note_seconds(self) -> None:
         """Tell the trial how long was worked on it."""
@@ -107,10 +126,10 @@ def run_trial(study: "Study", frozen: "FrozenTrial", arguments: Sequence[str], f
         deadline: By `time.monotonic`.
 
     Returns:
-        The name of what is monitored; empty if no step was made.
+        The name of what is monitored; empty if it came to no training.
 
     Raises:
-        TimeIsUp: At the deadline, after a step.
+        TimeIsUp: At the deadline, after a step or a batch of validation.
         DataError: For data that the search's first trial cannot begin with; likewise ConfigError.
     """
     from optuna.trial import Trial, TrialState

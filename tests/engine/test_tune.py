@@ -24,6 +24,7 @@ from mnv2vision.config.named import named_parts
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
 from mnv2vision.engine.evaluate import write_config
+from mnv2vision.engine.trial import Report
 from mnv2vision.errors import DataError
 
 pytest.importorskip("optuna")
@@ -48,7 +49,8 @@ class FakeRuns:
         self.rates.append(rate)
         score = 1 / (1 + abs(torch.tensor(rate / 0.02).log10().item()))
         trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), current_epoch=0, callback_metrics={})
-        report.on_train_start(trainer, SimpleNamespace(monitor="top1"))
+        report.on_fit_start(trainer, SimpleNamespace(monitor="top1"))
+        report.on_train_start(trainer, None)
         folder = Path(str(config.run_dir))
         write_config(config, folder)
         for epoch in range(config.trainer.max_epochs):
@@ -174,8 +176,6 @@ def test_time_is_up(runs: FakeRuns, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads((search / "arguments.json").read_text())["tune"][-1] == "tune.time=1h30m"
 
 
-def test_time_between_two_processes_is_not_worked(
-    runs: FakeRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_time_is_up_in_validation(
     train: Callable[..., int],
     tiny: tuple[str, ...],
@@ -226,6 +226,8 @@ def test_a_search_over_several_data_sets(runs: FakeRuns, tmp_path: Path, task: s
     assert named_parts(elsewhere.data.more)["mine"]["root"] == "elsewhere"
 
 
+def test_time_between_two_processes_is_not_worked(
+    runs: FakeRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     search = tmp_path / "search"
     runs.stop_at = 1
