@@ -2,8 +2,9 @@
 
 import ctypes
 import platform
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 
 def processor() -> str:
@@ -17,20 +18,39 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def memory() -> int | None:
-    """Bytes of main memory that this process has or could get now, by the system and its control group; None: unknown.
+def memory(root: Path = Path("/")) -> int | None:
+    """Bytes of main memory that this process has or could get now, by the system and its control groups; None: unknown.
 
-    Source: proc(5), and the kernel's cgroup-v2 documentation (memory.max, memory.current).
+    Args:
+        root: Where /proc and /sys are.
     """
-    status, system = Path("/proc/self/status"), Path("/proc/meminfo")
+    status, system = root / "proc/self/status", root / "proc/meminfo"
     if not (status.exists() and system.exists()):
         return None
     own = _kilobytes(status, "VmRSS")
     free = _kilobytes(system, "MemAvailable")
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # no such group, or no limit ("max")
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return own + free
+    return own + min([free, *_left_to_groups(root)])
+
+
+def _left_to_groups(root: Path) -> Iterator[int]:
+    """Bytes that the limits of this process's control groups leave: its own, and those around it.
+
+    Source: cgroups(7), and the kernel's documentation of cgroup-v2 (memory.max) and cgroup-v1 (memory.limit_in_bytes).
+    """
+    table = root / "proc/self/cgroup"
+    lines = table.read_text().splitlines() if table.exists() else []
+    for controller, mount, limit, used in (
+        ("", "sys/fs/cgroup", "memory.max", "memory.current"),
+        ("memory", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        found = {PurePosixPath("/")}  # in a container often its own, whatever the table says
+        for _, controllers, path in (line.split(":", 2) for line in lines):
+            if controller in controllers.split(","):
+                found |= {PurePosixPath(path), *PurePosixPath(path).parents}
+        for group in found:
+            folder = root / mount / group.relative_to("/")
+            with suppress(OSError, ValueError):  # no such group, or no limit ("max")
+                yield int((folder / limit).read_text()) - int((folder / used).read_text())
 
 
 def forget_peak() -> None:

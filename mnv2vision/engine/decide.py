@@ -21,6 +21,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.tuner.tuning import Tuner
 from pytorch_lightning.utilities.types import STEP_OUTPUT
+from torch.optim import Optimizer
 
 from mnv2vision.common import machine
 from mnv2vision.config.annotations import AUTO
@@ -31,6 +32,7 @@ from mnv2vision.engine.trainer import create_trainer, refused_options
 from mnv2vision.errors import ConfigError
 from mnv2vision.tasks.base import Task
 from mnv2vision.training.callbacks import Averaging
+from mnv2vision.training.optim import group_rate
 
 log = logging.getLogger(__name__)
 
@@ -190,6 +192,7 @@ def _best_rate(config: Train, assemble: Assemble) -> float:
     plan = replace(config.trainer, max_epochs=-1, max_steps=_RANGE_STEPS, check_val_every_n_epoch=_MANY)
     task, data = assemble(_with_rate(replace(config, trainer=plan), _RATES[0]))
     task.__dict__["_check_losses"] = task._losses.clear  # the loss is to become large
+    task.__dict__["on_before_optimizer_step"] = _apply_layer_rates  # the test's schedule gives all groups one rate
     with _probe(plan) as trainer, contextlib.redirect_stderr(io.StringIO()):  # Lightning's bar
         found = Tuner(trainer).lr_find(
             task, datamodule=data, min_lr=_RATES[0], max_lr=_RATES[1], num_training=_RANGE_STEPS, update_attr=False
@@ -207,6 +210,11 @@ def _best_rate(config: Train, assemble: Assemble) -> float:
         f" ({rate:.2g} at the batch of {batch})" if reference not in (None, batch) else "",
     )
     return own
+
+
+def _apply_layer_rates(optimizer: Optimizer) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] *= group_rate(group)
 
 
 # ---- time ----

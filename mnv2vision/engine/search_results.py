@@ -12,10 +12,11 @@ from mnv2vision.common import draw
 from mnv2vision.common.atomic import atomic_path, write_text
 from mnv2vision.config.commands import GROUPS, SECTIONS
 from mnv2vision.config.compose import load_config
+from mnv2vision.config.named import named_parts
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
 from mnv2vision.config.space import Dimension
-from mnv2vision.engine.trial import REASON
+from mnv2vision.engine.trial import REASON, SECONDS
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -51,10 +52,16 @@ def write_results(study: "Study", space: Sequence[Dimension], run_dir: Path, *, 
         writer = csv.writer(file)
         writer.writerow(["trial", "state", monitor, "epochs", "seconds", *keys, "reason"])
         for trial in trials:
-            seconds = trial.duration.total_seconds() if trial.duration else None
+            seconds = trial.user_attrs.get(SECONDS)
             told = [STATES[trial.state.name], _value(trial), max(trial.intermediate_values, default=0)]
             writer.writerow(
-                [trial.number, *told, seconds and round(seconds), *map(trial.params.get, keys), _reason(trial)]
+                [
+                    trial.number,
+                    *told,
+                    None if seconds is None else round(seconds),
+                    *map(trial.params.get, keys),
+                    _reason(trial),
+                ]
             )
     points = [
         (trial.params, value, STATES[trial.state.name]) for trial in trials if (value := _value(trial)) is not None
@@ -90,6 +97,8 @@ def write_best(study: "Study", space: Sequence[Dimension], run_dir: Path) -> Pat
     choice = {
         group: getattr(config, group)["name"] if group in SECTIONS else getattr(config, group) for group in GROUPS
     }
+    if named_parts(config.data.more):  # in the place of the data set
+        del choice["dataset"]
     defaults = values(load_config(Train, ["recipe=null", *(f"{group}={name}" for group, name in choice.items())]))
     told = _difference(values(config), defaults)
     told = {key: value for key, value in told.items() if key not in (*_OF_ONE_RUN, "task")}

@@ -19,7 +19,7 @@ from mnv2vision.config.schema import Train, Tune
 from mnv2vision.config.space import Dimension, check_space, parse_space
 from mnv2vision.engine.run_folder import check_unused, choose_folder, claimed
 from mnv2vision.engine.search_results import STATES, shown, write_best, write_results
-from mnv2vision.engine.trial import REASON, TimeIsUp, arguments_of, run_trial
+from mnv2vision.engine.trial import REASON, SECONDS, TimeIsUp, arguments_of, run_trial
 from mnv2vision.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ class _Search:
         if (number := len(trials)) >= self.limits.trials:
             return None
         left = (self.limits.time or float("inf")) - self.seconds
-        complete = [trial.duration for trial in trials if trial.state.name == "COMPLETE" and trial.duration]
-        if left < min((duration.total_seconds() for duration in complete), default=0.0) or left <= 0:
+        complete = [trial.user_attrs.get(SECONDS, 0.0) for trial in trials if trial.state.name == "COMPLETE"]
+        if left < min(complete, default=0.0) or left <= 0:
             log.info("no other trial would come to its end within tune.time")
             return None
         # A function of the seed and the trial, so that a search that goes on proposes what it would have proposed.

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mnv2vision.common import machine
 from mnv2vision.engine import decide
@@ -49,6 +51,67 @@ def test_memory() -> None:
     block = np.ones(300 * 2**17)  # 300 MiB
     assert 250 * 2**20 < machine.peak_memory() - before < 400 * 2**20
     assert (machine.memory() or 0) > block.nbytes
+
+
+@pytest.mark.parametrize(
+    ("table", "limits", "left"),
+    [
+        ("0::/\n", {"memory.max": "max", "memory.current": "100"}, 9000),
+        ("0::/\n", {"memory.max": "3000", "memory.current": "1000"}, 2000),
+        (
+            "0::/a/b\n",
+            {"a/memory.max": "5000", "a/memory.current": "900", "a/b/memory.max": "max", "a/b/memory.current": "800"},
+            4100,
+        ),
+        (
+            "12:cpu,memory:/docker/x\n1:name=systemd:/docker/y\n0::/\n",
+            {
+                "memory/memory.limit_in_bytes": str(2**63 - 4096),
+                "memory/memory.usage_in_bytes": "7000",
+                "memory/docker/x/memory.limit_in_bytes": "4000",
+                "memory/docker/x/memory.usage_in_bytes": "500",
+                "memory/docker/y/memory.limit_in_bytes": "1",
+                "memory/docker/y/memory.usage_in_bytes": "0",
+            },
+            3500,
+        ),
+        # Docker without a namespace of control groups: the path is the host's.
+        (
+            "12:memory:/docker/x\n",
+            {"memory/memory.limit_in_bytes": "4000", "memory/memory.usage_in_bytes": "500"},
+            3500,
+        ),
+        (None, {}, 9000),
+    ],
+)
+def test_memory_by_control_groups(table: str | None, limits: dict[str, str], left: int, tmp_path: Path) -> None:
+    files = {f"sys/fs/cgroup/{path}": text for path, text in limits.items()}
+    files |= {"proc/self/status": "Name:\tx\nVmRSS:\t 2 kB\n", "proc/meminfo": "MemAvailable:  9 kB\n"}
+    files |= {} if table is None else {"proc/self/cgroup": table}
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert machine.memory(tmp_path) == 2048 + (9 * 1024 if left == 9000 else left)
+    assert machine.memory(tmp_path / "proc") is None
+
+
+def test_rate_with_layer_rates(train: Train, tmp_path: Path) -> None:
+    """Each step of the range test, too, is with the layers' shares of the rate."""
+    seen: list[dict[float, float]] = []
+
+    def look(optimizer: Optimizer, args: object, options: object) -> None:
+        seen.append({group["layer_rate"]: group["lr"] for group in optimizer.param_groups})
+
+    handle = register_optimizer_step_post_hook(look)
+    try:
+        rates = ("optimizer.layer_rates=[0.1,0.5]", "trainer.max_epochs=1")
+        assert train("optimizer.lr=auto", *rates, f"run_dir={tmp_path / 'run'}") == 0
+    finally:
+        handle.remove()
+    assert len(seen) > 20  # the run itself has seven
+    for step in seen:
+        assert step == pytest.approx({factor: factor * step[1.0] for factor in (0.1, 0.5, 1.0)})
+    assert seen[20][1.0] > seen[0][1.0] >= 1e-6
 
 
 @pytest.mark.skipif(machine.memory() is None, reason="looks at /proc")

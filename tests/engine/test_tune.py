@@ -3,9 +3,11 @@
 import csv
 import json
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -18,9 +20,11 @@ from PIL import Image
 from mnv2vision.cli.main import main
 from mnv2vision.common.interruption import Interrupted
 from mnv2vision.config.compose import load_config
+from mnv2vision.config.named import named_parts
 from mnv2vision.config.options import values
 from mnv2vision.config.schema import Train
 from mnv2vision.engine.evaluate import write_config
+from mnv2vision.engine.trial import Report
 from mnv2vision.errors import DataError
 
 pytest.importorskip("optuna")
@@ -45,7 +49,8 @@ class FakeRuns:
         self.rates.append(rate)
         score = 1 / (1 + abs(torch.tensor(rate / 0.02).log10().item()))
         trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), current_epoch=0, callback_metrics={})
-        report.on_train_start(trainer, SimpleNamespace(monitor="top1"))
+        report.on_fit_start(trainer, SimpleNamespace(monitor="top1"))
+        report.on_train_start(trainer, None)
         folder = Path(str(config.run_dir))
         write_config(config, folder)
         for epoch in range(config.trainer.max_epochs):
@@ -169,6 +174,72 @@ def test_time_is_up(runs: FakeRuns, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert runs.rates[:2] == [0.002, 0.002]
     assert [row["state"] for row in table(search)] == ["complete", "complete"]
     assert json.loads((search / "arguments.json").read_text())["tune"][-1] == "tune.time=1h30m"
+
+
+def test_time_is_up_in_validation(
+    train: Callable[..., int],
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It ends after a batch of three, in an epoch as in the evaluation at the end, and both are done again."""
+    search, ended = tmp_path / "search", Report.on_validation_batch_end
+    seen: list[tuple[str, int]] = []
+    stop = ("fit", 0)
+
+    def late(report: Report, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        seen.append((trainer.state.fn.value, batch_idx))
+        report.deadline = -1 if seen[-1] == stop else report.deadline
+        ended(report, trainer, module, outputs, batch, batch_idx)
+
+    monkeypatch.setattr(Report, "on_validation_batch_end", late)
+    own = ("trainer.max_epochs=1", SPACE, "tune.trials=1", "tune.time=30m", f"run_dir={search}")
+    assert main(["tune", *tiny, *own]) == 2
+    assert seen == [("fit", 0)]
+    stop = ("validate", 1)
+    assert main(["tune", f"resume={search}"]) == 2
+    assert seen[1:] == [*(("fit", batch) for batch in range(3)), ("validate", 0), ("validate", 1)]
+    assert "(1 stopped); give more tune.time" in capsys.readouterr().err
+    stop = ("", 0)
+    assert main(["tune", f"resume={search}"]) == 0
+    assert seen[6:] == [("validate", batch) for batch in range(3)]
+    assert [row["state"] for row in table(search)] == ["complete"]
+
+
+@pytest.mark.parametrize("task", ["classification", "joint"])
+def test_a_search_over_several_data_sets(runs: FakeRuns, tmp_path: Path, task: str) -> None:
+    """Its best values are a recipe alone, as with the same data sets, or with one elsewhere."""
+    search = tmp_path / "search"
+    data = ["data.mine.dataset=imagenet", f"data.mine.root={tmp_path}", "data.more.dataset=shapes"]
+    data += ["data.mine.heads=[classification]"] if task == "joint" else []
+    assert main(["tune", f"task={task}", *data, SPACE, "tune.trials=2", f"run_dir={search}"]) == 0
+    recipe = f"recipe={search / 'best.yaml'}"
+    alone, same = load_config(Train, [recipe]), load_config(Train, [recipe, *data])
+    assert alone == same
+    assert alone.task == task
+    assert alone.optimizer.lr in runs.rates
+    parts = named_parts(alone.data.more)
+    assert {name: part["dataset"] for name, part in parts.items()} == {"mine": "imagenet", "more": "shapes"}
+    assert parts["mine"]["root"] == str(tmp_path)
+    elsewhere = load_config(Train, [recipe, "data.mine.root=elsewhere"])
+    assert named_parts(elsewhere.data.more)["mine"]["root"] == "elsewhere"
+
+
+def test_time_between_two_processes_is_not_worked(
+    runs: FakeRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = tmp_path / "search"
+    runs.stop_at = 1
+    assert main(["tune", SPACE, "tune.trials=3", "tune.time=30m", "trainer.max_epochs=4", f"run_dir={search}"]) == 143
+    with closing(sqlite3.connect(search / "search.db")) as storage, storage:
+        storage.execute("UPDATE trials SET datetime_start = '2020-01-01 00:00:00.000000'")  # a night, and more
+    runs.stop_at = -1
+    assert main(["tune", f"resume={search}"]) == 0
+    assert "no other trial" not in capsys.readouterr().err
+    assert [row["state"] for row in table(search)] == ["complete"] * 3
+    with (search / "trials.csv").open() as file:
+        assert all(0 <= int(row["seconds"]) < 30 * 60 for row in csv.DictReader(file))
 
 
 def test_data_that_cannot_be_used_end_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
