@@ -159,21 +159,22 @@ def caption(image: NDArray[np.uint8], lines: Sequence[str], colors: Sequence[Col
 
 
 def contact_sheet(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], path: Path, columns: int = 6) -> None:
-    """Draw images of about equal shape in a grid, each with a title.
+    """Draw images in a grid, each with a title; a row is as high as its tallest image.
 
     Args:
-        images: (H, W, 3) uint8 each.
+        images: (H, W, 3) uint8 each, at least one.
         titles: One per image.
         path: The PNG file.
         columns: Images per row.
     """
     titles = [fonts.with_known_letters(title) for title in titles]
-    rows = -(-len(images) // columns)
-    width = 12 / columns
-    tallest = max((image.shape[0] / image.shape[1] for image in images), default=1.0)
-    figure = new_figure(12, (width * tallest + 0.25) * rows)
+    shapes = [image.shape[0] / image.shape[1] for image in images]
+    rows = [shapes[start : start + columns] for start in range(0, len(shapes), columns)]
+    heights = [12 / columns * max(row) + 0.25 for row in rows]
+    figure = new_figure(12, sum(heights))
+    grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
     for index, (image, title) in enumerate(zip(images, titles, strict=True)):
-        axes = figure.add_subplot(rows, columns, index + 1)
+        axes = figure.add_subplot(grid[divmod(index, columns)])
         axes.imshow(image)
         axes.set_title(title, fontsize=9, color="firebrick" if title.startswith("✗") else "black")
         axes.set_axis_off()
