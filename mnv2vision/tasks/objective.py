@@ -97,11 +97,11 @@ class Objective:
             batch: Images and targets.
             compare: Whether to compare the heads' gradients.
         """
-        images = batch.images
+        images, views = batch.images, {name: self.seen(name, batch) for name in self.heads}
         for name, head in self.heads.items():
             # Of several heads, no image is mixed whose other targets would stay as they are.
             if len(self.heads) == 1 or self._targets[name] not in batch.lacking:
-                images = head.mix(images, self.seen(name, batch))
+                images = head.mix(images, views[name])
         weighed = self._compared and (compare or self.balance.mode == "gradient")
         raw, seen = self._run(run, self._model.preprocessing.normalize(images), weighed or len(self.adapters) > 0)
         features = seen[self._model.backbone.shallowest_tap] if weighed else None
@@ -111,7 +111,7 @@ class Objective:
         taught: dict[str, bool] = {}
         for name, head in self.heads.items():
             own = raw[name] if isinstance(raw, dict) else raw
-            view = self.seen(name, batch)
+            view = views[name]
             found = {"labels" if part == "loss" else part: value for part, value in head.loss(own, view).items()}
             has_labels = view.has(self._targets[name])
             labelled[name] = has_labels.sum().float()

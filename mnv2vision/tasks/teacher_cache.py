@@ -75,8 +75,9 @@ def by_image(raw: Raw) -> list[dict[str, Tensor]]:
     """The raw output of each image of a batch."""
     if isinstance(raw, Tensor):
         return [{"raw": _own(part)} for part in raw]
+    anchors = _own(raw.anchors)
     return [
-        {"box_codes": _own(codes), "class_logits": _own(logits), "anchors": _own(raw.anchors)}
+        {"box_codes": _own(codes), "class_logits": _own(logits), "anchors": anchors}
         for codes, logits in zip(raw.box_codes, raw.class_logits, strict=True)
     ]
 

@@ -478,6 +478,6 @@ def _of_a_process(rank: int, folder: str, patience: float) -> None:
 def test_the_mean_is_over_the_labelled_images_of_all_processes(tmp_path: Path, patience: float) -> None:
     """What DDP makes of the processes' losses, their mean, is that of the images: a process may have none."""
     multiprocessing.spawn(_of_a_process, args=(str(tmp_path), patience), nprocs=2)
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     means = {name: (found[0][name] + found[1][name]).item() / 2 for name in LOSSES}
     assert means == pytest.approx({"a": (1 * 2 + 3 * 5) / 4, "b": 7.0, "c": 0.0})
