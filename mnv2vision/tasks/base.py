@@ -307,6 +307,7 @@ class Task(pl.LightningModule):
             raise ConfigError("loss.balance=gradient: looks at features, which compile=true hides; give compile=false")
         if self.options.distillation.features and self.options.compile:
             raise ConfigError("distill.features: looks at features, which compile=true hides; give compile=false")
+        self.objective.check_teachers()
         build_optimizer(self.model, **self._optimizer)
         schedule(total_steps=1, steps_per_epoch=1, **self._schedule)
 

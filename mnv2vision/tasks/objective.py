@@ -1,5 +1,6 @@
 """The loss of a training step: of one head, or of several that learn from different images."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -150,6 +151,23 @@ class Objective:
         if teacher.features is not None:
             loss = loss + teacher.features(seen, features, wanted)
         return self._distillation.weight * loss
+
+    @torch.no_grad()
+    def check_teachers(self) -> None:
+        """Let each teacher speak of a blank image of the student's size.
+
+        Raises:
+            ConfigError: For a teacher whose answers cannot be compared, such as those of a detector with other anchors.
+        """
+        if not self._teachers:
+            return
+        model = copy.deepcopy(self._model).eval()  # whose modes stay as they are
+        images = torch.zeros(1, 3, *model.preprocessing.image_size, dtype=torch.uint8)
+        raw = model(model.preprocessing.normalize(images))
+        for name, teacher in self._teachers.items():
+            lesson = Lesson(self._distance, torch.ones(1, dtype=torch.bool), Batch(images, [0]), teacher.classes)
+            own = raw[name] if isinstance(raw, dict) else raw
+            self.heads[name].imitate(own, teacher.answer(self.heads[name], images), lesson)
 
     def _run(self, run: Run, images: Tensor, watched: bool) -> tuple[Raw | dict[str, Raw], dict[str, Tensor]]:
         """The raw output, and the backbone's features where they are watched."""

@@ -61,7 +61,7 @@ class Teacher:
             ConfigError: For a teacher that knows none of the head's classes, or scores them otherwise.
         """
         options = options or Distillation()
-        self._network, self._preprocessing = model.network, model.preprocessing
+        self._network, self._preprocessing = model.network.eval().requires_grad_(False), model.preprocessing
         self._compiled, self._batch_statistics = compiled, options.batch_statistics
         self._device: torch.device | None = None
         self._seen: dict[str, Tensor] = {}
@@ -113,16 +113,20 @@ class Teacher:
             self._prepare(images.device)
         if self._cache is not None:
             return self._remembered(self._cache, training, images), {}
-        raw = training.ask(self._network, self._preprocessing, images)
+        raw = self.answer(training, images)
         features, self._seen = self._seen, {}
         return raw, features
+
+    def answer(self, training: HeadTraining, images: Tensor) -> Raw:
+        """The raw output, neither kept nor from the cache; arguments as of a call."""
+        return training.ask(self._network, self._preprocessing, images)
 
     def _remembered(self, cache: TeacherCache, training: HeadTraining, images: Tensor) -> Raw:
         """The raw output, of images that were seen before from the cache."""
         keys = cache.keys(images)
         answers = cache.read(keys)
         if new := [index for index, key in enumerate(keys) if key not in answers]:
-            raw = by_image(training.ask(self._network, self._preprocessing, images[new]))
+            raw = by_image(self.answer(training, images[new]))
             found = {keys[index]: answer for index, answer in zip(new, raw, strict=True)}
             cache.write(found)
             answers |= found
@@ -131,7 +135,7 @@ class Teacher:
     def _prepare(self, device: torch.device) -> None:
         """Move to where the images are, and make ready for a hundred passes an epoch."""
         self._device = device
-        network = self._network.eval().requires_grad_(False)
+        network = self._network
         if self._batch_statistics:
             _use_batch_statistics(network)
         elif type(network) is VisionModel:

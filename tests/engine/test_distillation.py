@@ -110,6 +110,28 @@ def test_an_exported_teacher(
     assert train(*STUDENT, f"teacher={folder}", *refused) == 2
 
 
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_an_exported_teacher_and_photos_without_labels(
+    task: str, tmp_path: Path, train: Train, teachers: dict[str, Path], exported: Callable[..., Path]
+) -> None:
+    """Labelled and unlabelled photos in a batch; what an exported file says is what its model says, up to rounding."""
+    pytest.importorskip("onnxruntime")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(9):
+        Image.fromarray(Shapes("train", 9, 48)[index].image).save(photos / f"{index}.png")
+    folder = exported(mv.load(teachers[task]), tmp_path / "onnx")
+    parts = ("data.shapes.dataset=shapes", "data.shapes.train_size=24", "data.shapes.val_size=9")
+    parts += ("data.photos.dataset=folder", f"data.photos.root={photos}", "model.image_size=48")
+    losses = {}
+    for name, source in (("file", folder), ("model", teachers[task])):
+        more = (f"task={task}", f"teacher={source}", "trainer.max_steps=2", f"run_dir={tmp_path / name}")
+        assert train(*STUDENT, *parts, *more) == 0
+        header, row = (line.split(",") for line in table(tmp_path / name).splitlines()[:2])
+        losses[name] = float(row[header.index("loss")])
+    assert losses["file"] == pytest.approx(losses["model"], rel=1e-3)
+
+
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
 def test_answers_that_are_kept(
     task: str, tmp_path: Path, train: Train, teachers: dict[str, Path], capsys: Capture
@@ -186,14 +208,30 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "missing": (("teacher=none.safetensors",), "no such model file"),
     "unknown tap": (("teacher={classification}", "distill.features=[block77]"), "of the student: unknown taps"),
     "unknown loss": (("teacher={classification}", "distill.loss=mse"), "kl"),
+    "other anchors": (
+        ("task=detection", "teacher={detection}", "backbone.output_stride=16"),
+        "anchors for this input, of which not all are the student's",
+    ),
+    "exported for another size": (
+        ("task=detection", "teacher={exported}"),
+        "was exported for 48x48 pixels, not for 32x32",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_what_cannot_teach_is_one_line(
-    kind: str, tmp_path: Path, train: Train, teachers: dict[str, Path], capsys: Capture
+    kind: str,
+    tmp_path: Path,
+    train: Train,
+    teachers: dict[str, Path],
+    exported: Callable[..., Path],
+    capsys: Capture,
 ) -> None:
     arguments, message = WRONG[kind]
+    if "{exported}" in "".join(arguments):
+        pytest.importorskip("onnxruntime")
+        teachers = teachers | {"exported": exported(mv.load(teachers["detection"]), tmp_path / "onnx")}
     given: list[Any] = [argument.format(**teachers) for argument in arguments]
     assert train(*STUDENT, *given, f"run_dir={tmp_path / 'run'}") == 2
     *before, error = capsys.readouterr().err.strip().splitlines()
