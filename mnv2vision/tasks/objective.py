@@ -154,7 +154,7 @@ class Objective:
 
     @torch.no_grad()
     def check_teachers(self) -> None:
-        """Let each teacher speak of a blank image of the student's size.
+        """Let each teacher speak of a blank image of the student's size, and say so where that is not its own.
 
         Raises:
             ConfigError: For a teacher whose answers cannot be compared, such as those of a detector with other anchors.
@@ -165,6 +165,8 @@ class Objective:
         images = torch.zeros(1, 3, *model.preprocessing.image_size, dtype=torch.uint8)
         raw = model(model.preprocessing.normalize(images))
         for name, teacher in self._teachers.items():
+            if model.config.heads[name].task != "classification":  # whose teachers are asked at their own size
+                teacher.tell_size(model.preprocessing.image_size)
             lesson = Lesson(self._distance, torch.ones(1, dtype=torch.bool), Batch(images, [0]), teacher.classes)
             own = raw[name] if isinstance(raw, dict) else raw
             self.heads[name].imitate(own, teacher.answer(self.heads[name], images), lesson)

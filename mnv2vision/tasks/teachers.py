@@ -61,6 +61,7 @@ class Teacher:
             ConfigError: For a teacher that knows none of the head's classes, or scores them otherwise.
         """
         options = options or Distillation()
+        self._source = model.source
         self._network, self._preprocessing = model.network.eval().requires_grad_(False), model.preprocessing
         self._compiled, self._batch_statistics = compiled, options.batch_statistics
         self._device: torch.device | None = None
@@ -84,6 +85,20 @@ class Teacher:
     def __deepcopy__(self, memo: dict[int, object]) -> "Teacher":
         """Itself: averaged copies of a task never ask it."""
         return self
+
+    def tell_size(self, size: tuple[int, int]) -> None:
+        """Say what it was made for, where it is asked at another size: DeepLab, of 0.69 mIoU at 513, has 0.22 at 193.
+
+        Args:
+            size: Height and width of the images that it is asked of.
+        """
+        if (own := self._preprocessing.image_size) != size:
+            given, wanted = ("x".join(map(str, sides)) for sides in (size, own))
+            log.info(
+                "%s: was made for %s pixels and is asked at %s, where it may know less; mnv2vision eval checkpoint=%s"
+                " model.image_size=%s tells how much",
+                *(self._source, wanted, given, self._source, list(size) if len(set(size)) > 1 else size[0]),
+            )
 
     def compare_features(self, student: Backbone, taps: tuple[str, ...]) -> FeatureImitation:
         """Compare features, too.
