@@ -96,7 +96,7 @@ class Teacher:
             given, wanted = ("x".join(map(str, sides)) for sides in (size, own))
             log.info(
                 "%s: was made for %s pixels and is asked at %s, where it may know less; mnv2vision eval checkpoint=%s"
-                " model.image_size=%s tells how much",
+                " dataset=… model.image_size=%s tells how much",
                 *(self._source, wanted, given, self._source, list(size) if len(set(size)) > 1 else size[0]),
             )
 
